@@ -1,0 +1,1 @@
+//! The cycle, the text and the command line

@@ -1,0 +1,19 @@
+//! Logs, OpenTelemetry spans, W3C propagation, and the plumbing that every gRPC server of Outrider needs.
+//!
+//! # Layout
+//! - [`logs`]: `tracing` events to stderr.
+//! - [`tracer`]: spans of one service, off unless an OTLP endpoint is set. The spans are OpenTelemetry's own rather than
+//!   `tracing` spans: in embedded mode three services share a process, each with its own `service.name`, and the
+//!   queue and forward spans get the times that the model's thread measured.
+//! - [`export`]: OTLP over gRPC that counts what it loses.
+//! - [`names`]: span names and attribute keys.
+//! - [`server`]: health, reflection, graceful stop.
+
+mod export;
+pub mod logs;
+pub mod names;
+pub mod server;
+mod tracer;
+
+pub use export::ExportError;
+pub use tracer::{Span, TraceParent, Tracer};

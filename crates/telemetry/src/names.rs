@@ -1,0 +1,119 @@
+//! Names of spans and attributes: OpenTelemetry's where a convention exists, `outrider.*` for what none names.
+
+/// Values of `service.name`.
+pub mod service {
+    /// The coordinator.
+    pub const COORDINATOR: &str = "outrider-coordinator";
+    /// The draft service.
+    pub const DRAFT: &str = "outrider-draft";
+    /// The target service.
+    pub const TARGET: &str = "outrider-target";
+}
+
+/// Names of spans.
+pub mod span {
+    /// One request, from prompt to last token; the root.
+    pub const GENERATE: &str = "generate";
+    /// Opening both sessions; in the services, the prefill of one.
+    pub const PREFILL: &str = "prefill";
+    /// One cycle.
+    pub const CYCLE: &str = "cycle";
+    /// The draft's part of a cycle, message in to message out.
+    pub const PROPOSE: &str = "propose";
+    /// The target's part of a cycle, message in to message out.
+    pub const VERIFY: &str = "verify";
+    /// Waiting for the model's thread.
+    pub const QUEUE: &str = "queue";
+    /// One forward pass.
+    pub const FORWARD: &str = "forward";
+}
+
+/// Attributes of OpenTelemetry's GenAI and RPC conventions (status: development).
+pub mod convention {
+    /// `text_completion`.
+    pub const OPERATION_NAME: &str = "gen_ai.operation.name";
+    /// `outrider`.
+    pub const PROVIDER_NAME: &str = "gen_ai.provider.name";
+    /// The target model's name.
+    pub const REQUEST_MODEL: &str = "gen_ai.request.model";
+    /// Tokens asked for.
+    pub const REQUEST_MAX_TOKENS: &str = "gen_ai.request.max_tokens";
+    /// Temperature asked for.
+    pub const REQUEST_TEMPERATURE: &str = "gen_ai.request.temperature";
+    /// Top-k asked for.
+    pub const REQUEST_TOP_K: &str = "gen_ai.request.top_k";
+    /// Top-p asked for.
+    pub const REQUEST_TOP_P: &str = "gen_ai.request.top_p";
+    /// The seed.
+    pub const REQUEST_SEED: &str = "gen_ai.request.seed";
+    /// Why generation stopped.
+    pub const RESPONSE_FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
+    /// Prompt tokens.
+    pub const USAGE_INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
+    /// Tokens emitted.
+    pub const USAGE_OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+    /// `grpc`.
+    pub const RPC_SYSTEM: &str = "rpc.system";
+    /// Service and method of the stream that carried the message.
+    pub const RPC_METHOD: &str = "rpc.method";
+}
+
+/// Attributes of a cycle and of its parts.
+pub mod spec {
+    /// Number of the cycle, from 1.
+    pub const CYCLE: &str = "outrider.spec.cycle";
+    /// Tokens proposed.
+    pub const GAMMA: &str = "outrider.spec.gamma";
+    /// Tokens accepted.
+    pub const ACCEPTED: &str = "outrider.spec.accepted";
+    /// Committed tokens after the cycle.
+    pub const BASE_LEN: &str = "outrider.spec.base_len";
+    /// Why a message was refused.
+    pub const REJECTED: &str = "outrider.spec.rejected";
+    /// Whether the draft missed its deadline or was away.
+    pub const DRAFT_ABSENT: &str = "outrider.spec.draft_absent";
+    /// Draft: server time less queue, ns.
+    pub const DRAFT_COMPUTE_NS: &str = "outrider.spec.draft_compute_ns";
+    /// Draft: waiting for the model, ns.
+    pub const DRAFT_QUEUE_NS: &str = "outrider.spec.draft_queue_ns";
+    /// Draft: round trip less server time, ns.
+    pub const DRAFT_NETWORK_NS: &str = "outrider.spec.draft_network_ns";
+    /// Target: server time less queue, ns.
+    pub const TARGET_COMPUTE_NS: &str = "outrider.spec.target_compute_ns";
+    /// Target: waiting for the model, ns.
+    pub const TARGET_QUEUE_NS: &str = "outrider.spec.target_queue_ns";
+    /// Target: round trip less server time, ns.
+    pub const TARGET_NETWORK_NS: &str = "outrider.spec.target_network_ns";
+    /// The coordinator's own time, ns.
+    pub const COORDINATOR_NS: &str = "outrider.spec.coordinator_ns";
+    /// The whole cycle, ns.
+    pub const WALL_NS: &str = "outrider.spec.wall_ns";
+    /// Rows that this session had in the forward.
+    pub const ROWS: &str = "outrider.spec.rows";
+    /// Rows of the forward's whole batch.
+    pub const BATCH_ROWS: &str = "outrider.spec.batch_rows";
+    /// Number of the forward on its service; equal where sessions shared it.
+    pub const FORWARD_ID: &str = "outrider.spec.forward_id";
+}
+
+/// Attributes of the roofline.
+pub mod roofline {
+    /// Draft: floating-point operations.
+    pub const DRAFT_FLOPS: &str = "outrider.roofline.draft.flops";
+    /// Draft: bytes read and written.
+    pub const DRAFT_BYTES: &str = "outrider.roofline.draft.bytes";
+    /// Draft: FLOP per byte.
+    pub const DRAFT_INTENSITY: &str = "outrider.roofline.draft.intensity";
+    /// Target: floating-point operations.
+    pub const TARGET_FLOPS: &str = "outrider.roofline.target.flops";
+    /// Target: bytes read and written.
+    pub const TARGET_BYTES: &str = "outrider.roofline.target.bytes";
+    /// Target: FLOP per byte.
+    pub const TARGET_INTENSITY: &str = "outrider.roofline.target.intensity";
+    /// One forward: floating-point operations.
+    pub const FLOPS: &str = "outrider.roofline.flops";
+    /// One forward: bytes read and written.
+    pub const BYTES: &str = "outrider.roofline.bytes";
+    /// One forward: FLOP per byte.
+    pub const INTENSITY: &str = "outrider.roofline.intensity";
+}

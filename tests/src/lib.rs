@@ -1,0 +1,1 @@
+//! The cluster harness of the end-to-end tests

@@ -1,0 +1,28 @@
+//! The mathematics of speculative decoding, free of networks, clocks and tensors.
+//!
+//! A target's choices are the output; a draft's proposals only decide how many of them one pass yields. Everything
+//! here that takes part in a choice is made of integer operations and of `+ - * /` on f64, in a fixed order: the same
+//! bits on every machine.
+//!
+//! # Layout
+//! - [`Sampling`], [`Chooser`], [`gumbel`]: the choice at one position, coupled through shared noise
+//! - [`Verdict`]: how much of a proposal stands
+//! - [`Acceptance`]: what the cycles of a run add up to
+//! - [`cost`]: what a cycle ought to yield, and at which distance it stops paying
+//! - [`roofline`]: where a forward pass stands on its device
+//! - [`philox`], [`portable`]: the counter-based generator, and `ln` and `exp`
+
+mod acceptance;
+pub mod cost;
+pub mod philox;
+pub mod portable;
+pub mod roofline;
+mod sampling;
+mod verdict;
+
+pub use acceptance::Acceptance;
+pub use sampling::{Chooser, InvalidSampling, Sampling, gumbel};
+pub use verdict::Verdict;
+
+/// A token's number in the vocabulary.
+pub type TokenId = u32;

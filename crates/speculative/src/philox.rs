@@ -1,0 +1,33 @@
+//! Philox4x32-10, a counter-based generator: any word of its stream is a pure function of a key and a counter.
+//!
+//! Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+
+#[cfg(test)]
+mod tests;
+
+const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+const ROUNDS: usize = 10;
+
+/// The four random words that belong to `counter` under `key`.
+#[inline]
+pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    for _ in 0..ROUNDS {
+        counter = round(counter, key);
+        key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
+    }
+    counter
+}
+
+#[inline]
+fn round(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let (high0, low0) = wide_product(MULTIPLIERS[0], counter[0]);
+    let (high1, low1) = wide_product(MULTIPLIERS[1], counter[2]);
+    [high1 ^ counter[1] ^ key[0], low1, high0 ^ counter[3] ^ key[1], low0]
+}
+
+#[inline]
+fn wide_product(a: u32, b: u32) -> (u32, u32) {
+    let product = u64::from(a) * u64::from(b);
+    ((product >> 32) as u32, product as u32)
+}

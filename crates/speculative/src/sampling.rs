@@ -1,0 +1,80 @@
+//! The sampling parameters, and the choice that they pin.
+
+mod chooser;
+mod noise;
+#[cfg(test)]
+mod tests;
+
+pub use chooser::Chooser;
+pub use noise::gumbel;
+
+/// How a token is chosen from a row of logits. What is off: `top_k` 0, `top_p` 1, `min_p` 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits, 0 to 100. At 0 the choice is the argmax, and the other fields are ignored.
+    pub temperature: f64,
+    /// Keeps exactly this many of the likeliest tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Of what `top_k` kept, keeps the shortest prefix that holds this share of the probability, above 0 and up to 1.
+    pub top_p: f64,
+    /// Drops tokens less likely than this share of the likeliest, 0 to 1.
+    pub min_p: f64,
+    /// Together with a position and a token, determines the noise.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// The argmax at every position.
+    pub fn greedy() -> Self {
+        Sampling {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: 0,
+        }
+    }
+
+    /// Whether every field is in its range. NaN is in none.
+    pub fn validate(&self) -> Result<(), InvalidSampling> {
+        let Sampling {
+            temperature,
+            top_k: _,
+            top_p,
+            min_p,
+            seed: _,
+        } = *self;
+        check(
+            "temperature",
+            temperature,
+            (0.0..=100.0).contains(&temperature),
+            "0 to 100",
+        )?;
+        check("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0, up to 1")?;
+        check("min_p", min_p, (0.0..=1.0).contains(&min_p), "0 to 1")
+    }
+}
+
+fn check(field: &'static str, value: f64, valid: bool, allowed: &'static str) -> Result<(), InvalidSampling> {
+    if valid {
+        Ok(())
+    } else {
+        Err(InvalidSampling {
+            field,
+            value: value.to_string(),
+            allowed,
+        })
+    }
+}
+
+/// A sampling parameter out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {value}, allowed: {allowed}")]
+pub struct InvalidSampling {
+    /// The field's name in [`Sampling`].
+    pub field: &'static str,
+    /// The value that it had.
+    pub value: String,
+    /// The values that it may have.
+    pub allowed: &'static str,
+}

@@ -1,0 +1,218 @@
+//! The choice at one position.
+
+use std::cmp::Ordering;
+
+use super::Sampling;
+use super::noise::{CEILING, Draw};
+use crate::TokenId;
+use crate::portable::{exp, ln};
+
+/// How many of the likeliest tokens are put in order first when looking for the end of the nucleus, and by what that
+/// number grows as long as the end lies beyond.
+const NUCLEUS_HEAD: usize = 256;
+const NUCLEUS_GROWTH: usize = 8;
+
+/// Chooses tokens; it keeps its scratch memory, so that choosing allocates nothing once warm.
+#[derive(Debug, Default)]
+pub struct Chooser {
+    kept: Vec<Candidate>,
+}
+
+/// A token and its logit divided by the temperature.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    z: f64,
+    token: TokenId,
+}
+
+impl Chooser {
+    /// A chooser without scratch memory yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The choice at `position`, the zero-based index of the chosen token in the sequence: the argmax over the kept
+    /// tokens of z + g, z = logit / temperature, g the token's [`gumbel`](crate::gumbel) variate; on ties the lowest
+    /// token. At temperature 0, the argmax of the logits. The choice is an exact sample of the softmax over the kept
+    /// tokens (Maddison et al. 2014, arXiv 1411.0030).
+    ///
+    /// `logits` is one row; tokens from `tokenizer_size` on are masked. NaN counts as −∞; where nothing is above −∞ the
+    /// lowest token is chosen. `sampling` is expected to be valid.
+    ///
+    /// Kept, in order (z descending, token ascending): the first `top_k`; of these the shortest prefix whose running
+    /// sum of e^(z − max) reaches `top_p` × their sum; of these the tokens with z ≥ max + ln `min_p`.
+    pub fn choose(&mut self, logits: &[f32], tokenizer_size: usize, sampling: &Sampling, position: u64) -> TokenId {
+        let logits = &logits[..tokenizer_size.min(logits.len())];
+        if sampling.temperature == 0.0 {
+            return argmax(logits.iter().copied().map(f64::from)).token;
+        }
+        let row = Row {
+            logits,
+            temperature: sampling.temperature,
+        };
+        // Of z, not of the logits: a temperature near 0 makes different logits the same infinite z.
+        let favourite = argmax(row.z());
+        let floor = if sampling.min_p > 0.0 {
+            favourite.z + ln(sampling.min_p)
+        } else {
+            f64::NEG_INFINITY
+        };
+        let mut race = Race::new(sampling.seed, position, favourite);
+        if self.truncate(&row, sampling, favourite.z) {
+            race.run(self.kept.iter().copied(), floor);
+        } else {
+            race.run(row.candidates(), floor);
+        }
+        race.leader.token
+    }
+
+    /// Fills `kept` with what top-k and top-p keep, in no particular order; false where they keep all.
+    fn truncate(&mut self, row: &Row<'_>, sampling: &Sampling, max: f64) -> bool {
+        let top_k = sampling.top_k as usize;
+        let cuts_count = top_k > 0 && top_k < row.logits.len();
+        let cuts_mass = sampling.top_p < 1.0;
+        if !cuts_count && !cuts_mass {
+            return false;
+        }
+        self.kept.clear();
+        self.kept.extend(row.candidates());
+        if cuts_count {
+            self.kept.select_nth_unstable_by(top_k - 1, in_order);
+            self.kept.truncate(top_k);
+        }
+        if cuts_mass {
+            let size = nucleus(&mut self.kept, sampling.top_p, max);
+            self.kept.truncate(size);
+        }
+        true
+    }
+}
+
+/// A row of logits under a temperature.
+struct Row<'a> {
+    logits: &'a [f32],
+    temperature: f64,
+}
+
+impl Row<'_> {
+    fn z(&self) -> impl Iterator<Item = f64> {
+        self.logits.iter().map(|&logit| {
+            let z = f64::from(logit) / self.temperature;
+            if z.is_nan() { f64::NEG_INFINITY } else { z }
+        })
+    }
+
+    fn candidates(&self) -> impl Iterator<Item = Candidate> {
+        (0..).zip(self.z()).map(|(token, z)| Candidate { z, token })
+    }
+}
+
+/// The greatest of a row, the lowest token of several.
+fn argmax(row: impl Iterator<Item = f64>) -> Candidate {
+    let mut best = Candidate {
+        z: f64::NEG_INFINITY,
+        token: 0,
+    };
+    for (token, z) in (0..).zip(row) {
+        if z > best.z {
+            best = Candidate { z, token };
+        }
+    }
+    best
+}
+
+/// z descending, token ascending. No z is NaN, and −0 equals 0.
+fn in_order(a: &Candidate, b: &Candidate) -> Ordering {
+    b.z.partial_cmp(&a.z)
+        .unwrap_or(Ordering::Equal)
+        .then(a.token.cmp(&b.token))
+}
+
+/// e^(z − max); 1 at the maximum, even where that is infinite.
+fn weight(candidate: &Candidate, max: f64) -> f64 {
+    if candidate.z == max {
+        1.0
+    } else {
+        exp(candidate.z - max)
+    }
+}
+
+/// Puts the nucleus of `kept` first, and returns its size.
+///
+/// Its definition sorts everything, because the sum to reach is taken in order. Sorting a large vocabulary is slow and
+/// nuclei are small, so a growing head is sorted instead: a sum in any order comes with a bound on what the order can
+/// change, and where both ends of that interval cut at the same token, the true sum does too.
+fn nucleus(kept: &mut [Candidate], top_p: f64, max: f64) -> usize {
+    let any_order: f64 = kept.iter().map(|candidate| weight(candidate, max)).sum();
+    // n − 1 additions of positive numbers, twice: at most (n − 1) ε apart (Higham 2002, section 4.2); doubled.
+    let slack = 2.0 * kept.len() as f64 * f64::EPSILON;
+    let mut head = NUCLEUS_HEAD;
+    while head < kept.len() {
+        kept.select_nth_unstable_by(head, in_order);
+        kept[..head].sort_unstable_by(in_order);
+        let least = prefix_reaching(&kept[..head], top_p * (any_order * (1.0 - slack)), max);
+        let most = prefix_reaching(&kept[..head], top_p * (any_order * (1.0 + slack)), max);
+        if let (Some(size), true) = (least, least == most) {
+            return size;
+        }
+        head *= NUCLEUS_GROWTH;
+    }
+    kept.sort_unstable_by(in_order);
+    let sum: f64 = kept.iter().map(|candidate| weight(candidate, max)).sum();
+    prefix_reaching(kept, top_p * sum, max).unwrap_or(kept.len())
+}
+
+/// The size of the shortest prefix whose running sum of weights reaches `mass`.
+fn prefix_reaching(ordered: &[Candidate], mass: f64, max: f64) -> Option<usize> {
+    let mut sum = 0.0;
+    for (before, candidate) in ordered.iter().enumerate() {
+        sum += weight(candidate, max);
+        if sum >= mass {
+            return Some(before + 1);
+        }
+    }
+    None
+}
+
+/// The search for the greatest z + g.
+struct Race {
+    seed: u64,
+    position: u64,
+    leader: Candidate,
+    best: f64,
+}
+
+impl Race {
+    /// Starts with the token of the greatest z: the higher the first mark, the fewer others need their noise computed.
+    fn new(seed: u64, position: u64, favourite: Candidate) -> Self {
+        let best = favourite.z + Draw::new(seed, position, favourite.token).gumbel();
+        Race {
+            seed,
+            position,
+            leader: favourite,
+            best,
+        }
+    }
+
+    /// Enters all that reach `floor`. Adding rounds monotonically, so what a bound rules out could not have won.
+    fn run(&mut self, candidates: impl Iterator<Item = Candidate>, floor: f64) {
+        for candidate in candidates {
+            if candidate.z >= floor && candidate.z + CEILING >= self.best {
+                self.enter(candidate);
+            }
+        }
+    }
+
+    #[inline]
+    fn enter(&mut self, candidate: Candidate) {
+        let draw = Draw::new(self.seed, self.position, candidate.token);
+        if candidate.z + draw.ceiling() < self.best {
+            return;
+        }
+        let value = candidate.z + draw.gumbel();
+        if value > self.best || (value == self.best && candidate.token < self.leader.token) {
+            self.best = value;
+            self.leader = candidate;
+        }
+    }
+}

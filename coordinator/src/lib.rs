@@ -1,1 +1,27 @@
-//! The cycle, the text and the command line
+//! The coordinator: it owns the request, the text and the policy, so that models stay interchangeable workers.
+//!
+//! # Layout
+//! - [`cycle`]: the loop: propose → verify → commit
+//! - [`pairing`]: who draft and target are, and whether they fit together
+//! - `link`: one session's stream to each of them; deadlines, late answers, reopening
+//! - [`text`]: prompt to tokens, tokens to text, stop strings
+//! - [`report`]: what a run was, as JSON and on a terminal
+//! - [`bench`](mod@bench): AR and speculative runs in alternation, theory beside measurement
+//! - `embedded`: draft and target in this process
+//! - [`cli`]: the `outrider` command line
+
+pub mod bench;
+pub mod cli;
+pub mod cycle;
+mod echo;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+mod error;
+mod link;
+pub mod pairing;
+pub mod report;
+pub mod text;
+
+pub use cycle::{Cycle, Leg, Request, Run, StopReason, generate};
+pub use error::Error;
+pub use pairing::{Deadlines, Pair, Service};

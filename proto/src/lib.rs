@@ -4,7 +4,10 @@
 
 /// Version 1 of the protocol. Within it messages only grow; peers ignore fields that they do not know.
 pub mod v1 {
-    #![expect(missing_docs, reason = "the generated items carry the comments of the .proto files; the rest is prost's and tonic's")]
+    #![expect(
+        missing_docs,
+        reason = "the generated items carry the comments of the .proto files; the rest is prost's and tonic's"
+    )]
     tonic::include_proto!("outrider.v1");
 }
 

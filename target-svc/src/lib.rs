@@ -1,1 +1,42 @@
-//! The target service: verifies proposals
+//! The target service: verifies proposals.
+//!
+//! # Layout
+//! - [`serve`]: the service on a listener, with a model that `load` brings
+//! - `service`: `TargetService`, decode → session → encode
+
+mod service;
+
+use std::{future::Future, time::Duration};
+
+use ::service::{Describe, Error, Host};
+use model::Worker;
+use proto::v1::{
+    Role,
+    model_service_server::{self, ModelServiceServer},
+    target_service_server::{self, TargetServiceServer},
+};
+use telemetry::Tracer;
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+
+/// Serves on `listener` until `stop` resolves; then open sessions get `grace` to end.
+///
+/// # Errors
+/// A model that cannot be loaded, or a server that fails.
+pub async fn serve(
+    listener: TcpListener,
+    load: impl Future<Output = Result<Worker, Error>>,
+    tracer: Tracer,
+    stop: impl Future<Output = ()>,
+    grace: Duration,
+) -> Result<(), Error> {
+    let host = Host::new(tracer);
+    let routes = Routes::new(TargetServiceServer::new(service::Target { host: host.clone() })).add_service(
+        ModelServiceServer::new(Describe {
+            host: host.clone(),
+            role: Role::Target,
+        }),
+    );
+    let names = [target_service_server::SERVICE_NAME, model_service_server::SERVICE_NAME];
+    ::service::serve(host, listener, (routes, &names), load, stop, grace).await
+}

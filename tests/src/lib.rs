@@ -1,1 +1,12 @@
-//! The cluster harness of the end-to-end tests
+//! What the end-to-end tests stand on.
+//!
+//! # Layout
+//! - [`cluster`]: draft and target in this process on port 0, with models that sleep, lie or propose garbage
+//! - [`processes`]: the three binaries as real processes
+//! - [`proxy`]: a TCP proxy that delays, cuts and restores a link
+//! - [`otlp`]: an OTLP receiver that keeps the spans it is sent
+
+pub mod cluster;
+pub mod otlp;
+pub mod processes;
+pub mod proxy;

@@ -1,1 +1,19 @@
-//! What the draft and the target service share
+//! What the draft and the target service share: from the wire's words to the model's and back.
+//!
+//! # Layout
+//! - [`Config`]: the flags that both have
+//! - [`Host`]: the model once it is loaded, and how sessions learn that the service stops
+//! - [`session`]: a stream's life, generic over the [`Role`] that answers its messages
+//! - [`wire`]: conversions, and errors as gRPC statuses
+//! - [`serve`]: load, serve, stop
+
+mod config;
+mod describe;
+mod host;
+pub mod session;
+pub mod wire;
+
+pub use config::Config;
+pub use describe::Describe;
+pub use host::{Error, Host, load, serve};
+pub use session::{Exchange, Role};

@@ -47,31 +47,13 @@ impl CycleTimes {
         expected_tokens * self.t_ar_s / self.cycle_s(gamma)
     }
 
+    /// The draft's RTT, in seconds, at which this γ and AR over the same link are equally fast: (t_ar + r_t + o) E −
+    /// γ t_d − t_v − r_t − o. Negative where speculation does not pay at any distance.
+    pub fn break_even_draft_rtt_s(&self, expected_tokens: f64, gamma: u32) -> f64 {
+        expected_tokens * (self.t_ar_s + self.rtt_target_s + self.overhead_s) - (self.cycle_s(gamma) - self.rtt_draft_s)
+    }
+
     fn cycle_s(&self, gamma: u32) -> f64 {
         f64::from(gamma) * self.t_draft_s + self.t_verify_s + self.rtt_draft_s + self.rtt_target_s + self.overhead_s
     }
-}
-
-/// The draft's RTT, in seconds, at which speculation and AR over the same link are equally fast, and the γ that bears it:
-/// max over g ≥ 1 of (t_ar + r_t) E(g) − t_v(g + 1) − g t_d − r_t.
-///
-/// E(g) is taken from the first g of `survival`; `verify_s[g]` is t_v(g + 1), the target's forward over g + 1 rows. A
-/// negative answer says that speculation does not pay at any distance. None where no g has both its survival and its
-/// verify time. On ties the smallest g.
-pub fn break_even_draft_rtt(
-    t_ar_s: f64,
-    t_draft_s: f64,
-    rtt_target_s: f64,
-    survival: &[f64],
-    verify_s: &[f64],
-) -> Option<(u32, f64)> {
-    let mut best: Option<(u32, f64)> = None;
-    for (gamma, t_verify_s) in (0u32..).zip(verify_s).take(survival.len() + 1).skip(1) {
-        let expected = expected_tokens(&survival[..gamma as usize]);
-        let rtt = (t_ar_s + rtt_target_s) * expected - t_verify_s - f64::from(gamma) * t_draft_s - rtt_target_s;
-        if best.is_none_or(|(_, most)| rtt > most) {
-            best = Some((gamma, rtt));
-        }
-    }
-    best
 }

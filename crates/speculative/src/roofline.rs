@@ -19,6 +19,17 @@ pub struct Work {
     pub bytes: u64,
 }
 
+impl Work {
+    /// Arithmetic intensity, FLOP/B: 0 for no work, infinite for work that moves no byte.
+    pub fn intensity(&self) -> f64 {
+        if self.flops == 0 {
+            0.0
+        } else {
+            self.flops as f64 / self.bytes as f64
+        }
+    }
+}
+
 impl Add for Work {
     type Output = Work;
 
@@ -100,11 +111,7 @@ impl Placement {
         let per_second = |amount: u64| if seconds > 0.0 { amount as f64 / seconds } else { 0.0 };
         let achieved_flops_per_s = per_second(work.flops);
         let achieved_bytes_per_s = per_second(work.bytes);
-        let intensity = if work.flops == 0 {
-            0.0
-        } else {
-            work.flops as f64 / work.bytes as f64
-        };
+        let intensity = work.intensity();
         // The same as achieved / min(peak, intensity × bandwidth), and defined where flops or bytes are 0.
         let utilisation = (achieved_flops_per_s / roofs.flops_per_s).max(achieved_bytes_per_s / roofs.bytes_per_s);
         let bound = bound(intensity, utilisation, roofs.ridge());

@@ -14,9 +14,7 @@ use opentelemetry_otlp::{ExporterBuildError, WithExportConfig};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
-    trace::{
-        BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanExporter, SpanProcessor,
-    },
+    trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanExporter, SpanProcessor},
 };
 
 /// Spans that may wait for export. The SDK's default of 2048 is a fifth of a second of a fast pair's cycles.
@@ -58,7 +56,10 @@ pub(crate) fn endpoint() -> Option<String> {
 /// drives the connection.
 pub(crate) fn provider(endpoint: &str, resource: Resource) -> Result<(SdkTracerProvider, Arc<Tally>), ExportError> {
     for variable in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
-        if let Some(value) = env::var(variable).ok().filter(|value| !value.is_empty() && value != "grpc") {
+        if let Some(value) = env::var(variable)
+            .ok()
+            .filter(|value| !value.is_empty() && value != "grpc")
+        {
             return Err(ExportError::Protocol { variable, value });
         }
     }
@@ -66,19 +67,29 @@ pub(crate) fn provider(endpoint: &str, resource: Resource) -> Result<(SdkTracerP
         .with_tonic()
         .with_endpoint(endpoint)
         .build()
-        .map_err(|source| ExportError::Endpoint { endpoint: endpoint.to_owned(), source })?;
+        .map_err(|source| ExportError::Endpoint {
+            endpoint: endpoint.to_owned(),
+            source,
+        })?;
 
     let tally = Arc::new(Tally::default());
     let mut config = BatchConfigBuilder::default();
     if env::var_os("OTEL_BSP_MAX_QUEUE_SIZE").is_none() {
         config = config.with_max_queue_size(MAX_QUEUE_SIZE);
     }
-    let batch = BatchSpanProcessor::builder(Counted { exporter, endpoint: endpoint.to_owned(), tally: tally.clone() })
-        .with_batch_config(config.build())
-        .build();
+    let batch = BatchSpanProcessor::builder(Counted {
+        exporter,
+        endpoint: endpoint.to_owned(),
+        tally: tally.clone(),
+    })
+    .with_batch_config(config.build())
+    .build();
     let provider = SdkTracerProvider::builder()
         .with_resource(resource)
-        .with_span_processor(CountEnded { next: batch, tally: tally.clone() })
+        .with_span_processor(CountEnded {
+            next: batch,
+            tally: tally.clone(),
+        })
         .build();
     Ok((provider, tally))
 }

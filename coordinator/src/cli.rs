@@ -1,0 +1,61 @@
+//! The `outrider` command line.
+
+mod args;
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use args::{BenchArgs, DescribeArgs, GenerateArgs};
+
+/// Exit status after Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// Distributed speculative decoding: a draft proposes, a target verifies, the output is the target's own
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  outrider generate \"ROMEO:\"                    the embedded pair, draft and target over loopback
+  outrider generate \"ROMEO:\" --ar               the target alone
+  outrider bench --temperature 0 --gamma 4,2,8  how much faster, and why
+  outrider generate \"ROMEO:\" --draft http://127.0.0.1:7101 --target http://127.0.0.1:7102";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Stream a continuation of a prompt, then say what it cost
+    Generate(GenerateArgs),
+    /// Measure AR and speculative decoding in alternation on the same prompts
+    Bench(BenchArgs),
+    /// Say what a model service is
+    Describe(DescribeArgs),
+}
+
+/// Runs the command line of this process.
+pub async fn run() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Generate(args) => commands::generate(args).await,
+        Command::Bench(args) => commands::bench(args).await,
+        Command::Describe(args) => commands::describe(args).await,
+    };
+    match outcome {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        Ok(End::Interrupted) => ExitCode::from(INTERRUPTED),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Done,
+    Interrupted,
+}

@@ -1,0 +1,198 @@
+//! The flags, with their ranges.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use clap::{ArgGroup, Args, value_parser};
+use speculative::Sampling;
+
+use crate::Deadlines;
+
+/// Most tokens that a run may ask for.
+const MOST_TOKENS: i64 = 1 << 20;
+
+#[derive(Args, Debug)]
+pub(super) struct GenerateArgs {
+    /// What to continue; - reads it from standard input
+    #[arg(value_name = "PROMPT", default_value = "-")]
+    pub(super) prompt: String,
+
+    /// Tokens that the draft proposes in a cycle, 0 to 32; 0 decodes with the target alone
+    #[arg(long, value_name = "N", default_value = "4", allow_negative_numbers = true, value_parser = value_parser!(u32).range(0..=32))]
+    pub(super) gamma: u32,
+
+    /// Decode with the target alone, the same as --gamma 0
+    #[arg(long, conflicts_with = "gamma")]
+    pub(super) ar: bool,
+
+    /// Tokens to generate
+    #[arg(long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = value_parser!(u32).range(1..=MOST_TOKENS))]
+    pub(super) max_tokens: u32,
+
+    /// End the text before this string; may be given several times
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(super) stop: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) sampling: SamplingArgs,
+
+    #[command(flatten)]
+    pub(super) services: ServiceArgs,
+
+    /// Print one JSON object on standard output, the text included, and nothing else
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct BenchArgs {
+    /// What to continue, instead of the three prompts that are built in
+    #[arg(value_name = "PROMPT")]
+    pub(super) prompt: Option<String>,
+
+    /// The γ to measure, each 1 to 32; the first one's speed-up is the benchmark's
+    #[arg(long, value_name = "N,N,…", default_value = "4,2,8", value_delimiter = ',', allow_negative_numbers = true, value_parser = value_parser!(u32).range(1..=32))]
+    pub(super) gamma: Vec<u32>,
+
+    /// Counted pairs of an AR and a speculative run for each γ, after one that is dropped
+    #[arg(long, value_name = "N", default_value = "15", allow_negative_numbers = true, value_parser = value_parser!(u32).range(1..=10_000))]
+    pub(super) pairs: u32,
+
+    /// Tokens of each run
+    #[arg(long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = value_parser!(u32).range(2..=MOST_TOKENS))]
+    pub(super) max_tokens: u32,
+
+    #[command(flatten)]
+    pub(super) sampling: SamplingArgs,
+
+    #[command(flatten)]
+    pub(super) services: ServiceArgs,
+
+    /// Print one JSON object on standard output and nothing else
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct DescribeArgs {
+    /// The service's address, http://HOST:PORT
+    #[arg(value_name = "URL")]
+    pub(super) url: String,
+
+    /// Print one JSON object on standard output and nothing else
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub(super) struct SamplingArgs {
+    /// 0 always takes the likeliest token; 0 to 100
+    #[arg(long, value_name = "T", default_value = "0.8", allow_negative_numbers = true, value_parser = temperature)]
+    temperature: f64,
+
+    /// Keep the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value = "0", allow_negative_numbers = true)]
+    top_k: u32,
+
+    /// Keep the shortest list of tokens that holds this share of the probability, above 0 to 1; 1 keeps all
+    #[arg(long, value_name = "P", default_value = "1", allow_negative_numbers = true, value_parser = top_p)]
+    top_p: f64,
+
+    /// Keep tokens at least this likely relative to the likeliest, 0 to 1; 0 keeps all
+    #[arg(long, value_name = "P", default_value = "0", allow_negative_numbers = true, value_parser = min_p)]
+    min_p: f64,
+
+    /// Seed of the noise that draft and target share; the same seed gives the same output
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    pub(super) fn sampling(self) -> Sampling {
+        let Self {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            seed,
+        } = self;
+        Sampling {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            seed,
+        }
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Services", group = ArgGroup::new("addresses").multiple(true))]
+pub(super) struct ServiceArgs {
+    /// The draft's address, http://HOST:PORT; without addresses the embedded pair is used
+    #[arg(long, value_name = "URL", env = "OUTRIDER_DRAFT", group = "addresses")]
+    pub(super) draft: Option<String>,
+
+    /// The target's address, http://HOST:PORT
+    #[arg(long, value_name = "URL", env = "OUTRIDER_TARGET", group = "addresses")]
+    pub(super) target: Option<String>,
+
+    /// Threads of the embedded pair [default: the processors that this process may use]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<NonZeroUsize>,
+
+    /// How long a cycle waits for the draft's proposal, for example 50ms
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    draft_deadline: Duration,
+
+    /// How long the target may take before it counts as gone
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    target_deadline: Duration,
+}
+
+impl ServiceArgs {
+    pub(super) fn deadlines(&self) -> Deadlines {
+        Deadlines {
+            draft: self.draft_deadline,
+            target: self.target_deadline,
+        }
+    }
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    checked(text, |temperature| Sampling {
+        temperature,
+        ..Sampling::greedy()
+    })
+}
+
+fn top_p(text: &str) -> Result<f64, String> {
+    checked(text, |top_p| Sampling {
+        top_p,
+        ..Sampling::greedy()
+    })
+}
+
+fn min_p(text: &str) -> Result<f64, String> {
+    checked(text, |min_p| Sampling {
+        min_p,
+        ..Sampling::greedy()
+    })
+}
+
+fn checked(text: &str, with: impl Fn(f64) -> Sampling) -> Result<f64, String> {
+    let value = text.parse::<f64>().map_err(|error| error.to_string())?;
+    with(value)
+        .validate()
+        .map(|()| value)
+        .map_err(|error| error.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}, allowed: for example 250ms or 2s"))?;
+    match duration.is_zero() || duration > Duration::from_secs(86_400) {
+        true => Err("allowed: above 0 to 1day".to_owned()),
+        false => Ok(duration),
+    }
+}

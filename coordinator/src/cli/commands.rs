@@ -1,0 +1,245 @@
+//! What the commands do.
+
+mod pair;
+
+use std::{
+    io::{self, IsTerminal, Read, Write},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal;
+
+use super::{
+    End,
+    args::{BenchArgs, DescribeArgs, GenerateArgs},
+};
+use crate::{
+    Request, Run, Service, StopReason, bench as benchmark, cycle,
+    report::{PairRoofs, Report, ServiceReport, Theory, terminal},
+    text::{self, Piece},
+};
+use pair::Connected;
+
+/// Prompts of a benchmark that is given none.
+const PROMPTS: [&str; 3] = [
+    "ROMEO:",
+    "First Citizen:\nBefore we proceed any further, ",
+    "KING RICHARD II:\nO, ",
+];
+
+pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
+    telemetry::logs::init("warn");
+    let gamma = if args.ar { 0 } else { args.gamma as usize };
+    let prompt = match args.prompt.as_str() {
+        "-" => read_prompt()?,
+        prompt => prompt.to_owned(),
+    };
+    let request = Request {
+        prompt: text::encode(&prompt)?,
+        sampling: args.sampling.sampling(),
+        max_tokens: args.max_tokens as usize,
+        gamma,
+        stop: args.stop,
+    };
+    let Some(connected) = interruptible(Connected::new(&args.services, gamma > 0))
+        .await
+        .transpose()?
+    else {
+        return Ok(End::Interrupted);
+    };
+    let outcome = write_text(&connected, &args.services, request, args.json).await;
+    connected.close().await;
+    outcome
+}
+
+/// Generates while a thread of its own writes, so that a slow terminal does not slow the cycle.
+async fn write_text(
+    connected: &Connected,
+    services: &super::args::ServiceArgs,
+    request: Request,
+    json: bool,
+) -> anyhow::Result<End> {
+    let (pieces, written) = mpsc::channel::<Piece>();
+    let prompt: String = if json {
+        String::new()
+    } else {
+        request.prompt.iter().filter_map(|&id| char::from_u32(id)).collect()
+    };
+    let writer = thread::spawn(move || write_pieces(&prompt, &written, json));
+    let emit = move |piece| drop(pieces.send(piece));
+    let run = run(connected, services, request.clone(), emit).await;
+    writer
+        .join()
+        .expect("the writer does not panic")
+        .context("the text cannot be written")?;
+    let run = run?;
+
+    let end = if run.stop_reason == StopReason::Cancelled {
+        End::Interrupted
+    } else {
+        End::Done
+    };
+    // The embedded pair is the demonstration: its summary sets the target alone beside the run.
+    let alone = match !json && connected.is_embedded() && request.gamma > 0 && end == End::Done {
+        true => Some(self::run(connected, services, Request { gamma: 0, ..request }, |_| {}).await?),
+        false => None,
+    };
+    let pair = &connected.pair;
+    let roofs = match end {
+        End::Done => PairRoofs::measure(pair).await,
+        End::Interrupted => PairRoofs::default(),
+    };
+    let theory = alone.as_ref().and_then(|alone| Theory::of([alone], [&run]));
+    let report = Report::new(run, pair, &roofs);
+    if json {
+        print_json(&report)?;
+    } else {
+        let alone = alone.map(|alone| Report::new(alone, &pair.without_draft(), &roofs));
+        let alone = alone.as_ref().map(|alone| (alone, theory.as_ref()));
+        eprint!("\n{}", terminal::summary(&report, alone, coloured(&io::stderr())));
+    }
+    Ok(end)
+}
+
+async fn run(
+    connected: &Connected,
+    services: &super::args::ServiceArgs,
+    request: Request,
+    emit: impl FnMut(Piece),
+) -> Result<Run, crate::Error> {
+    let interrupt = async { drop(signal::ctrl_c().await) };
+    cycle::generate(
+        &connected.pair,
+        request,
+        services.deadlines(),
+        &connected.tracer,
+        emit,
+        interrupt,
+    )
+    .await
+}
+
+fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io::Result<()> {
+    let mut out = io::stdout();
+    let colour = coloured(&out);
+    if colour {
+        write!(out, "{prompt}")?;
+        out.flush()?;
+    }
+    for Piece { text, accepted } in pieces {
+        let style = if accepted { terminal::ACCEPTED } else { terminal::OWN };
+        match (json, colour) {
+            (true, _) => continue,
+            (false, true) => write!(out, "{style}{text}{style:#}")?,
+            (false, false) => write!(out, "{text}")?,
+        }
+        out.flush()?;
+    }
+    if json { Ok(()) } else { writeln!(out) }
+}
+
+pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
+    telemetry::logs::init("warn");
+    let prompts = match &args.prompt {
+        Some(prompt) => vec![text::encode(prompt)?],
+        None => PROMPTS
+            .iter()
+            .map(|prompt| text::encode(prompt))
+            .collect::<Result<_, _>>()?,
+    };
+    let plan = benchmark::Plan {
+        gammas: args.gamma.iter().map(|&gamma| gamma as usize).collect(),
+        pairs: args.pairs as usize,
+        prompts,
+        sampling: args.sampling.sampling(),
+        max_tokens: args.max_tokens as usize,
+    };
+    let Some(connected) = interruptible(Connected::new(&args.services, true)).await.transpose()? else {
+        return Ok(End::Interrupted);
+    };
+    let bar = progress_bar();
+    let progress = |done: usize, total: usize| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    };
+    let (pair, deadlines) = (&connected.pair, args.services.deadlines());
+    let bench = benchmark::Bench {
+        pair,
+        deadlines,
+        tracer: &connected.tracer,
+        progress: &progress,
+    };
+    let outcome = benchmark::bench(bench, &plan, async { drop(signal::ctrl_c().await) }).await;
+    bar.finish_and_clear();
+    connected.close().await;
+
+    let outcome = outcome?;
+    match args.json {
+        true => print_json(&outcome)?,
+        false => print!("{}", terminal::benchmark(&outcome, coloured(&io::stdout()))),
+    }
+    let whole = outcome.by_gamma.iter().all(|by| by.pairs == plan.pairs);
+    let different: usize = outcome.by_gamma.iter().map(|by| by.pairs - by.identical).sum();
+    anyhow::ensure!(
+        different == 0,
+        "{different} pairs differ in output: decoding with this draft is not lossless here"
+    );
+    Ok(if whole { End::Done } else { End::Interrupted })
+}
+
+pub(super) async fn describe(args: DescribeArgs) -> anyhow::Result<End> {
+    telemetry::logs::init("warn");
+    let service = interruptible(Service::connect("service", &args.url))
+        .await
+        .transpose()?;
+    let Some(service) = service else {
+        return Ok(End::Interrupted);
+    };
+    match args.json {
+        true => print_json(&ServiceReport::from(&service))?,
+        false => print!("{}", terminal::description(&service)),
+    }
+    Ok(End::Done)
+}
+
+/// `None` where Ctrl-C came first.
+async fn interruptible<T>(work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        _ = signal::ctrl_c() => None,
+    }
+}
+
+fn read_prompt() -> anyhow::Result<String> {
+    if io::stdin().is_terminal() {
+        eprintln!("reading the prompt from the terminal, end it with Ctrl-D");
+    }
+    let mut prompt = Vec::new();
+    io::stdin()
+        .read_to_end(&mut prompt)
+        .context("the prompt cannot be read from standard input")?;
+    String::from_utf8(prompt).context("the prompt on standard input is not UTF-8, allowed: ASCII text")
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+fn coloured(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} runs, {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}

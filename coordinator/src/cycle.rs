@@ -1,0 +1,312 @@
+//! The loop of speculative decoding (Leviathan et al. 2023, algorithm 1, with the target's own choices as the output):
+//! propose γ tokens → verify them in one pass of the target → commit `accepted + 1` tokens.
+
+use std::{
+    future::Future,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use opentelemetry::trace::SpanKind;
+use proto::v1;
+use speculative::{Acceptance, Sampling, TokenId, Verdict};
+use telemetry::{
+    Span, Tracer,
+    names::{convention, span, spec},
+};
+use tokio::time;
+
+mod record;
+
+pub use record::{Cycle, Leg, Run, StopReason};
+
+use crate::{
+    Deadlines, Error, Pair,
+    link::{DraftLink, TargetLink, trace_context},
+    text::{Piece, Text},
+};
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The prompt's tokens.
+    pub prompt: Vec<TokenId>,
+    /// How tokens are chosen, the seed included.
+    pub sampling: Sampling,
+    /// Tokens wanted beyond the prompt.
+    pub max_tokens: usize,
+    /// Proposed tokens of a cycle; 0 is AR.
+    pub gamma: usize,
+    /// The text ends before the first of these.
+    pub stop: Vec<String>,
+}
+
+/// Generates from `request`; every piece of text goes to `emit` as soon as it is certain. When `cancel` resolves the run
+/// ends with what is committed by then.
+///
+/// # Errors
+/// A request over a service's limits, or a target that fails. A draft that fails costs speed only.
+pub async fn generate(
+    pair: &Pair,
+    request: Request,
+    deadlines: Deadlines,
+    tracer: &Tracer,
+    mut emit: impl FnMut(Piece),
+    cancel: impl Future<Output = ()>,
+) -> Result<Run, Error> {
+    request.check(pair)?;
+    let mut generation = Generation::begin(pair, request, deadlines, tracer);
+    let mut cancel = pin!(cancel);
+    let outcome = loop {
+        let step = async {
+            match &mut generation.target {
+                None => generation.prefill().await,
+                Some(_) => generation.cycle().await,
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = &mut cancel => Ok(Some(StopReason::Cancelled)),
+            outcome = step => outcome,
+        };
+        generation
+            .text
+            .release(matches!(outcome, Ok(Some(_))))
+            .into_iter()
+            .for_each(&mut emit);
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(reason)) => break Ok(reason),
+            Err(error) => break Err(error),
+        }
+    };
+    generation.end(outcome)
+}
+
+impl Request {
+    /// Checks the request against what the pair's services allow.
+    fn check(&self, pair: &Pair) -> Result<(), Error> {
+        self.sampling.validate()?;
+        let target = &pair.target;
+        let limits = target.description.limits.unwrap_or_default();
+        let most = limits.max_prompt_tokens as usize;
+        if !(1..=most).contains(&self.prompt.len()) {
+            return Err(Error::PromptLength {
+                tokens: self.prompt.len(),
+                most,
+                url: target.url.clone(),
+            });
+        }
+        let within = |field, value, (least, most), service: &crate::Service| match (least..=most).contains(&value) {
+            true => Ok(()),
+            false => {
+                let (side, url) = (service.side, service.url.clone());
+                Err(Error::Limit {
+                    field,
+                    value,
+                    least,
+                    most,
+                    side,
+                    url,
+                })
+            }
+        };
+        within(
+            "max_tokens",
+            self.max_tokens,
+            (1, limits.max_output_tokens as usize),
+            target,
+        )?;
+        within("gamma", self.gamma, (0, limits.max_gamma as usize), target)?;
+        match &pair.draft {
+            Some(draft) => {
+                let most = draft.description.limits.unwrap_or_default().max_gamma as usize;
+                within("gamma", self.gamma, (0, most), draft)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// One request under way.
+struct Generation<'a> {
+    pair: &'a Pair,
+    deadlines: Deadlines,
+    request: Request,
+    draft: Option<DraftLink>,
+    /// `None` until the prefill.
+    target: Option<TargetLink>,
+    committed: Vec<TokenId>,
+    /// `committed` may grow to this length.
+    longest: usize,
+    text: Text,
+    span: Span,
+    begun: Instant,
+    warm: Duration,
+    time_to_first_token: Option<Duration>,
+    cycles: Vec<Cycle>,
+    acceptance: Acceptance,
+}
+
+/// What a cycle does next, or why the run stops.
+type Step = Result<Option<StopReason>, Error>;
+
+impl<'a> Generation<'a> {
+    fn begin(pair: &'a Pair, request: Request, deadlines: Deadlines, tracer: &Tracer) -> Self {
+        let begun = Instant::now();
+        let context = pair.target.description.context_length as usize;
+        let mut span = tracer.root(span::GENERATE, SpanKind::Client);
+        if span.is_recording() {
+            record::describe_request(&mut span, &request, pair);
+        }
+        Self {
+            pair,
+            deadlines,
+            draft: None,
+            target: None,
+            committed: request.prompt.clone(),
+            longest: context.min(request.prompt.len() + request.max_tokens),
+            text: Text::new(&request.stop),
+            span,
+            begun,
+            warm: Duration::ZERO,
+            time_to_first_token: None,
+            cycles: Vec::new(),
+            acceptance: Acceptance::new(),
+            request,
+        }
+    }
+
+    /// Opens both sessions at the same time; the target's brings the first token.
+    async fn prefill(&mut self) -> Step {
+        let span = self.span.child(span::PREFILL);
+        let due = time::Instant::now() + self.deadlines.draft;
+        if let Some(draft) = self.pair.draft.clone().filter(|_| self.request.gamma > 0) {
+            let open = self.open(&span);
+            // A prompt that fills the draft's context leaves nothing for it to propose.
+            if open.tokens.len() < draft.description.context_length as usize {
+                let target = self.pair.target.description.clone();
+                self.draft = Some(DraftLink::open(draft, target, open, self.deadlines.draft));
+            }
+        }
+        let open = self.open(&span);
+        let (target, first) = TargetLink::open(&self.pair.target, open, self.deadlines.target).await?;
+        self.target = Some(target);
+        self.time_to_first_token = Some(self.begun.elapsed());
+        if let Some(draft) = &mut self.draft {
+            draft.opened(due).await;
+        }
+        self.warm = self.begun.elapsed();
+        Ok(self.emit(&Verdict {
+            accepted: 0,
+            tokens: vec![first],
+        }))
+    }
+
+    /// One cycle: propose → verify → commit.
+    async fn cycle(&mut self) -> Step {
+        let mut cycle = Cycle::begin(self.cycles.len() as u64 + 1, self.span.child(span::CYCLE));
+        let proposal = self.propose(&mut cycle).await;
+        let verdict = self.verify(&mut cycle, &proposal).await?;
+        Ok(self.commit(cycle, &proposal, &verdict))
+    }
+
+    /// Up to γ tokens from the draft, as far as the request and both contexts still want them.
+    async fn propose(&mut self, cycle: &mut Cycle) -> Vec<TokenId> {
+        let base_len = self.committed.len();
+        let wanted = self.longest - base_len;
+        // Taken out for as long as it borrows the rest; a run that is cancelled meanwhile needs no draft any more.
+        let Some(mut draft) = self.draft.take() else {
+            return Vec::new();
+        };
+        let gamma = self.request.gamma.min(wanted - 1).min(draft.room(base_len));
+        let mut proposal = Vec::new();
+        if gamma > 0 {
+            let open = || self.open(&self.span);
+            let proposed = draft
+                .propose(cycle.number, &self.committed, gamma, open, &cycle.span)
+                .await;
+            cycle.draft = proposed.leg;
+            proposal = proposed.tokens;
+            if proposal.is_empty() {
+                cycle.span.set(spec::DRAFT_ABSENT, true);
+            }
+        }
+        self.draft = Some(draft);
+        proposal
+    }
+
+    /// The target's verdict on `proposal`, from one forward pass.
+    async fn verify(&mut self, cycle: &mut Cycle, proposal: &[TokenId]) -> Result<Verdict, Error> {
+        let target = self.target.as_mut().expect("the prefill has opened the session");
+        let (verdict, leg) = target
+            .verify(cycle.number, self.committed.len(), proposal, &cycle.span)
+            .await?;
+        cycle.target = leg;
+        Ok(verdict)
+    }
+
+    /// Makes the verdict's tokens final.
+    fn commit(&mut self, mut cycle: Cycle, proposal: &[TokenId], verdict: &Verdict) -> Option<StopReason> {
+        let stop = self.emit(verdict);
+        self.acceptance.record(proposal.len(), verdict.accepted);
+        cycle.end(proposal.len(), verdict.accepted, self.committed.len());
+        self.cycles.push(cycle);
+        stop
+    }
+
+    /// Commits tokens one by one until one of them ends the text.
+    fn emit(&mut self, verdict: &Verdict) -> Option<StopReason> {
+        for (at, &token) in verdict.tokens.iter().enumerate() {
+            self.committed.push(token);
+            if self.text.push(token, at < verdict.accepted) {
+                return Some(StopReason::Stop);
+            }
+        }
+        (self.committed.len() >= self.longest).then_some(StopReason::Length)
+    }
+
+    /// What a session starts from now.
+    fn open(&self, span: &Span) -> v1::Open {
+        let Sampling {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            seed,
+        } = self.request.sampling;
+        v1::Open {
+            tokens: self.committed.clone(),
+            prompt_len: self.request.prompt.len() as u32,
+            sampling: Some(v1::Sampling {
+                temperature,
+                top_k,
+                top_p: Some(top_p),
+                min_p,
+                seed,
+            }),
+            max_tokens: (self.longest - self.committed.len()) as u32,
+            trace: trace_context(span),
+        }
+    }
+
+    fn end(mut self, outcome: Result<StopReason, Error>) -> Result<Run, Error> {
+        let stop_reason = outcome.inspect_err(|error| self.span.fail(error))?;
+        let token_ids = self.committed.split_off(self.request.prompt.len());
+        self.span.set(convention::USAGE_OUTPUT_TOKENS, token_ids.len() as i64);
+        self.span.set(convention::RESPONSE_FINISH_REASONS, stop_reason.as_str());
+        Ok(Run {
+            gamma: self.request.gamma,
+            prompt_tokens: self.request.prompt.len(),
+            seed: self.request.sampling.seed,
+            text: self.text.into_string(),
+            token_ids,
+            stop_reason,
+            trace_id: self.span.trace_id(),
+            warm: self.warm,
+            time_to_first_token: self.time_to_first_token,
+            cycles: self.cycles,
+            acceptance: self.acceptance,
+        })
+    }
+}

@@ -1,0 +1,202 @@
+//! What is kept of cycles and runs.
+
+use std::time::{Duration, Instant};
+
+use speculative::{Acceptance, TokenId, roofline::Work};
+use telemetry::{
+    Span,
+    names::{convention, roofline, spec},
+};
+
+use super::Request;
+use crate::Pair;
+
+/// One side's part of a cycle, split so that `compute + queue + network` is its round trip.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leg {
+    /// Server time less queue.
+    pub compute: Duration,
+    /// Waiting for the model.
+    pub queue: Duration,
+    /// Round trip less server time.
+    pub network: Duration,
+    /// In forward passes; a part of `compute`.
+    pub forward: Duration,
+    /// Choosing tokens; a part of `compute`.
+    pub select: Duration,
+    /// Counted work of the forward passes.
+    pub work: Work,
+}
+
+impl Leg {
+    /// A wait since `sent` that brought nothing: the network's, as far as the coordinator can tell.
+    pub(crate) fn waited(sent: Instant) -> Self {
+        Self {
+            network: sent.elapsed(),
+            ..Self::default()
+        }
+    }
+
+    /// The whole round trip.
+    pub fn round_trip(&self) -> Duration {
+        self.compute + self.queue + self.network
+    }
+}
+
+/// One cycle.
+#[derive(Debug)]
+pub struct Cycle {
+    /// From 1.
+    pub number: u64,
+    /// Tokens that were proposed.
+    pub gamma: usize,
+    /// Tokens that were accepted.
+    pub accepted: usize,
+    /// The draft's part; `None` where it was not asked.
+    pub draft: Option<Leg>,
+    /// The target's part.
+    pub target: Leg,
+    /// The whole cycle.
+    pub wall: Duration,
+    pub(super) span: Span,
+    begun: Instant,
+}
+
+impl Cycle {
+    pub(super) fn begin(number: u64, span: Span) -> Self {
+        Self {
+            number,
+            gamma: 0,
+            accepted: 0,
+            draft: None,
+            target: Leg::default(),
+            wall: Duration::ZERO,
+            span,
+            begun: Instant::now(),
+        }
+    }
+
+    /// What of the wall is neither side's round trip: the coordinator's own.
+    pub fn coordinator(&self) -> Duration {
+        let legs = self.draft.as_ref().map_or(Duration::ZERO, Leg::round_trip) + self.target.round_trip();
+        self.wall.saturating_sub(legs)
+    }
+
+    /// Ends the cycle and its span.
+    pub(super) fn end(&mut self, gamma: usize, accepted: usize, base_len: usize) {
+        (self.gamma, self.accepted) = (gamma, accepted);
+        self.wall = self.begun.elapsed();
+        let mut span = std::mem::replace(&mut self.span, Span::off());
+        if span.is_recording() {
+            self.describe(&mut span, base_len);
+        }
+    }
+
+    fn describe(&self, span: &mut Span, base_len: usize) {
+        let ns = |duration: Duration| duration.as_nanos() as i64;
+        span.set(spec::CYCLE, self.number as i64);
+        span.set(spec::GAMMA, self.gamma as i64);
+        span.set(spec::ACCEPTED, self.accepted as i64);
+        span.set(spec::BASE_LEN, base_len as i64);
+        if let Some(draft) = &self.draft {
+            span.set(spec::DRAFT_COMPUTE_NS, ns(draft.compute));
+            span.set(spec::DRAFT_QUEUE_NS, ns(draft.queue));
+            span.set(spec::DRAFT_NETWORK_NS, ns(draft.network));
+            span.set(roofline::DRAFT_FLOPS, draft.work.flops as i64);
+            span.set(roofline::DRAFT_BYTES, draft.work.bytes as i64);
+            span.set(roofline::DRAFT_INTENSITY, draft.work.intensity());
+        }
+        span.set(spec::TARGET_COMPUTE_NS, ns(self.target.compute));
+        span.set(spec::TARGET_QUEUE_NS, ns(self.target.queue));
+        span.set(spec::TARGET_NETWORK_NS, ns(self.target.network));
+        span.set(roofline::TARGET_FLOPS, self.target.work.flops as i64);
+        span.set(roofline::TARGET_BYTES, self.target.work.bytes as i64);
+        span.set(roofline::TARGET_INTENSITY, self.target.work.intensity());
+        span.set(spec::COORDINATOR_NS, ns(self.coordinator()));
+        span.set(spec::WALL_NS, ns(self.wall));
+    }
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// A stop string.
+    Stop,
+    /// All tokens that were wanted, or a full context.
+    Length,
+    /// The client's wish.
+    Cancelled,
+}
+
+impl StopReason {
+    /// As reports and spans spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A finished run.
+#[derive(Debug)]
+pub struct Run {
+    /// Proposed tokens of a cycle, as asked for; 0 is AR.
+    pub gamma: usize,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// The seed that was used.
+    pub seed: u64,
+    /// The text, which ends before a stop string.
+    pub text: String,
+    /// The emitted tokens, the one that completed a stop string included.
+    pub token_ids: Vec<TokenId>,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+    /// The trace, where one was exported.
+    pub trace_id: Option<String>,
+    /// From opening the sessions until both had prefilled.
+    pub warm: Duration,
+    /// From the request until its first token; `None` where it was cancelled before.
+    pub time_to_first_token: Option<Duration>,
+    /// All whole cycles.
+    pub cycles: Vec<Cycle>,
+    /// What they add up to.
+    pub acceptance: Acceptance,
+}
+
+impl Run {
+    /// Tokens after the first over the sum of the cycles' wall; `None` without a whole cycle.
+    pub fn output_tokens_per_s(&self) -> Option<f64> {
+        self.rate(self.cycles.iter().map(|cycle| cycle.wall).sum())
+    }
+
+    /// The same with network and coordinator taken out; of an AR run, what the target alone would give.
+    pub fn output_tokens_per_s_at_target(&self) -> Option<f64> {
+        self.rate(
+            self.cycles
+                .iter()
+                .map(|cycle| cycle.target.compute + cycle.target.queue)
+                .sum(),
+        )
+    }
+
+    fn rate(&self, time: Duration) -> Option<f64> {
+        (!time.is_zero()).then(|| (self.token_ids.len() - 1) as f64 / time.as_secs_f64())
+    }
+}
+
+/// OpenTelemetry's GenAI attributes of a request.
+pub(super) fn describe_request(span: &mut Span, request: &Request, pair: &Pair) {
+    span.set(convention::OPERATION_NAME, "text_completion");
+    span.set(convention::PROVIDER_NAME, "outrider");
+    span.set(convention::REQUEST_MODEL, pair.target.description.model.clone());
+    span.set(convention::REQUEST_MAX_TOKENS, request.max_tokens as i64);
+    span.set(convention::REQUEST_TEMPERATURE, request.sampling.temperature);
+    span.set(convention::REQUEST_TOP_P, request.sampling.top_p);
+    span.set(convention::REQUEST_TOP_K, i64::from(request.sampling.top_k));
+    span.set(convention::REQUEST_SEED, request.sampling.seed as i64);
+    span.set(convention::USAGE_INPUT_TOKENS, request.prompt.len() as i64);
+    span.set(spec::GAMMA, request.gamma as i64);
+}

@@ -1,0 +1,144 @@
+//! Why a request failed.
+
+use speculative::InvalidSampling;
+use tonic::Status;
+
+/// Why a request failed. A draft that fails is none of these: it costs speed only.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address that is no URL.
+    #[error("{side} address {url} cannot be used: {problem}, allowed: http://HOST:PORT")]
+    Address {
+        /// Draft or target.
+        side: &'static str,
+        /// As given.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A service that does not answer `Describe`.
+    #[error("the {side} at {url} does not answer: {}", describe(.status))]
+    Unreachable {
+        /// Draft or target.
+        side: &'static str,
+        /// Its address.
+        url: String,
+        /// What the call ended with.
+        status: Box<Status>,
+    },
+    /// Two services that do not fit together.
+    #[error(
+        "draft and target do not fit together: {what} is {draft} at the draft {draft_url} and {target} at the target {target_url}"
+    )]
+    Mismatch {
+        /// The field that differs.
+        what: &'static str,
+        /// The draft's value.
+        draft: String,
+        /// The draft's address.
+        draft_url: String,
+        /// The target's value.
+        target: String,
+        /// The target's address.
+        target_url: String,
+    },
+    /// A service that this coordinator cannot talk to.
+    #[error("the {side} at {url} has {what} {value}, allowed: {allowed}")]
+    Unsupported {
+        /// Draft or target.
+        side: &'static str,
+        /// Its address.
+        url: String,
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// What this coordinator knows.
+        allowed: &'static str,
+    },
+    /// A prompt that the tokenizer does not know.
+    #[error("prompt holds {character:?} at byte {at}, allowed: ASCII, which is all that the model's tokenizer knows")]
+    Prompt {
+        /// The first character outside the vocabulary.
+        character: char,
+        /// Where it stands.
+        at: usize,
+    },
+    /// A prompt of no tokens or of too many.
+    #[error("prompt has {tokens} tokens, allowed: 1 to {most} (the target at {url})")]
+    PromptLength {
+        /// Its length.
+        tokens: usize,
+        /// The most that the target takes.
+        most: usize,
+        /// The target's address.
+        url: String,
+    },
+    /// A request that is over a limit of a service.
+    #[error("{field} is {value}, allowed: {least} to {most} (the {side} at {url})")]
+    Limit {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: usize,
+        /// The least that is allowed.
+        least: usize,
+        /// The most that the service takes.
+        most: usize,
+        /// Draft or target.
+        side: &'static str,
+        /// Its address.
+        url: String,
+    },
+    /// Sampling parameters out of range.
+    #[error(transparent)]
+    Sampling(#[from] InvalidSampling),
+    /// The target ended the session or cannot be reached any more.
+    #[error("the target is lost after {committed} tokens: {}", describe(.status))]
+    Target {
+        /// Committed tokens at that point, prompt included.
+        committed: usize,
+        /// What the stream ended with.
+        status: Box<Status>,
+    },
+    /// The target did not answer in time.
+    #[error("the target is lost after {committed} tokens: no answer within {deadline_s} s")]
+    TargetDeadline {
+        /// Committed tokens at that point, prompt included.
+        committed: usize,
+        /// The deadline.
+        deadline_s: f64,
+    },
+    /// The target refused a message or answered one that was not sent.
+    #[error("the target broke the protocol after {committed} tokens: {what}")]
+    Protocol {
+        /// Committed tokens at that point, prompt included.
+        committed: usize,
+        /// What it did.
+        what: String,
+    },
+    /// The embedded services did not start.
+    #[error("the embedded {side} did not start: {problem}")]
+    Embedded {
+        /// Draft or target.
+        side: &'static str,
+        /// Why.
+        problem: String,
+    },
+}
+
+/// A status in a few words: its message, and the transport's own reason where tonic hides that in the source.
+fn describe(status: &Status) -> String {
+    let mut words = vec![status.message().to_owned()];
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        words.push(error.to_string());
+        source = error.source();
+    }
+    words.retain(|word| !word.is_empty());
+    words.dedup();
+    match words.is_empty() {
+        true => format!("{:?}", status.code()),
+        false => words.join(": "),
+    }
+}

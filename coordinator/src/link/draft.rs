@@ -1,0 +1,314 @@
+//! The session with the draft. Whatever goes wrong here costs speed, never output.
+//!
+//! At most one `Propose` is unanswered. Past its deadline cycles go on without a proposal and do not wait; the draft's
+//! late answer, or a reopened stream, brings the next `Propose`.
+
+use std::time::{Duration, Instant};
+
+use proto::v1::{
+    self, DescribeResponse, DraftSessionRequest, DraftSessionResponse, Proposal, Propose,
+    draft_service_client::DraftServiceClient, draft_session_request, draft_session_response,
+};
+use speculative::TokenId;
+use telemetry::Span;
+use tokio::{
+    task::JoinHandle,
+    time::{self, timeout_at},
+};
+use tonic::Status;
+
+use super::{Duplex, leg, trace_context};
+use crate::{Leg, Service, pairing};
+
+/// The first pause before a lost session is reopened; it doubles with every failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// One session with the draft, over as many streams as it takes.
+pub(crate) struct DraftLink {
+    service: Service,
+    target: DescribeResponse,
+    deadline: Duration,
+    state: State,
+    /// Pause before the next attempt to reopen.
+    pause: Duration,
+}
+
+enum State {
+    /// A task opens a stream.
+    Opening(JoinHandle<Result<Stream, Status>>),
+    /// The draft waits for a `Propose`.
+    Ready(Stream),
+    /// A `Propose` missed its deadline and is still unanswered.
+    Late(Stream, Asked),
+    /// The stream is lost; it is reopened at the next cycle after `retry_at`.
+    Down { retry_at: Instant },
+}
+
+struct Stream {
+    duplex: Duplex<DraftSessionRequest, DraftSessionResponse>,
+    /// Committed tokens that the draft knows.
+    known_len: usize,
+}
+
+/// The unanswered `Propose`.
+#[derive(Clone, Copy)]
+struct Asked {
+    cycle: u64,
+    base_len: usize,
+    gamma: usize,
+}
+
+/// What the draft proposed, and what that cost.
+#[derive(Debug, Default)]
+pub(crate) struct Proposed {
+    pub(crate) tokens: Vec<TokenId>,
+    pub(crate) leg: Option<Leg>,
+}
+
+impl DraftLink {
+    /// Begins to open the session; [`DraftLink::opened`] waits for it.
+    pub(crate) fn open(service: Service, target: DescribeResponse, open: v1::Open, deadline: Duration) -> Self {
+        let state = State::Opening(tokio::spawn(open_stream(service.clone(), open)));
+        Self {
+            service,
+            target,
+            deadline,
+            state,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// Waits until the prefill is done, the attempt has failed, or `deadline` has passed.
+    pub(crate) async fn opened(&mut self, deadline: time::Instant) {
+        if let State::Opening(task) = &mut self.state
+            && let Ok(outcome) = timeout_at(deadline, task).await
+        {
+            self.state = self.outcome(outcome.unwrap_or_else(|_| Err(Status::internal("opening panicked"))));
+        }
+    }
+
+    /// The most tokens that the draft can propose after `base_len` committed ones.
+    pub(crate) fn room(&self, base_len: usize) -> usize {
+        (self.service.description.context_length as usize).saturating_sub(base_len)
+    }
+
+    /// Asks for γ tokens after the committed ones. Nothing is proposed by a draft that is away, late, or lying.
+    pub(crate) async fn propose(
+        &mut self,
+        cycle: u64,
+        committed: &[TokenId],
+        gamma: usize,
+        open: impl FnOnce() -> v1::Open,
+        span: &Span,
+    ) -> Proposed {
+        self.settle(open).await;
+        let (mut stream, sent) = match std::mem::replace(
+            &mut self.state,
+            State::Down {
+                retry_at: Instant::now(),
+            },
+        ) {
+            State::Ready(stream) => (stream, Instant::now()),
+            away => {
+                self.state = away;
+                return Proposed::default();
+            }
+        };
+        let asked = Asked {
+            cycle,
+            base_len: committed.len(),
+            gamma,
+        };
+        let propose = Propose {
+            cycle,
+            base_len: committed.len() as u32,
+            tokens: committed[stream.known_len..].to_vec(),
+            gamma: gamma as u32,
+            trace: trace_context(span),
+        };
+        let message = Some(draft_session_request::Message::Propose(propose));
+        let answer = match stream.duplex.send(DraftSessionRequest { message }) {
+            Ok(()) => timeout_at((sent + self.deadline).into(), stream.answer(asked)).await,
+            Err(status) => Ok(Err(status)),
+        };
+        match answer {
+            Ok(Ok(Some(proposal))) => {
+                let leg = leg(sent, proposal.cost.as_ref().unwrap_or(&v1::Cost::default()));
+                self.state = State::Ready(stream);
+                Proposed {
+                    tokens: self.checked(asked, proposal),
+                    leg: Some(leg),
+                }
+            }
+            Ok(Ok(None)) => {
+                self.state = State::Ready(stream);
+                Proposed {
+                    tokens: Vec::new(),
+                    leg: Some(Leg::waited(sent)),
+                }
+            }
+            Ok(Err(status)) => {
+                self.lost(&status);
+                Proposed {
+                    tokens: Vec::new(),
+                    leg: Some(Leg::waited(sent)),
+                }
+            }
+            Err(_) => {
+                tracing::warn!(
+                    cycle,
+                    deadline_ms = self.deadline.as_millis() as u64,
+                    "the draft missed its deadline"
+                );
+                self.state = State::Late(stream, asked);
+                Proposed {
+                    tokens: Vec::new(),
+                    leg: Some(Leg::waited(sent)),
+                }
+            }
+        }
+    }
+
+    /// Takes what has happened since the last cycle, without waiting: an opened stream, a late answer, a pause that is
+    /// over.
+    async fn settle(&mut self, open: impl FnOnce() -> v1::Open) {
+        let state = std::mem::replace(
+            &mut self.state,
+            State::Down {
+                retry_at: Instant::now(),
+            },
+        );
+        self.state = match state {
+            State::Opening(task) if task.is_finished() => {
+                let outcome = task.await.unwrap_or_else(|_| Err(Status::internal("opening panicked")));
+                self.outcome(outcome)
+            }
+            State::Late(mut stream, asked) => match stream.late(asked).await {
+                Ok(true) => State::Ready(stream),
+                Ok(false) => State::Late(stream, asked),
+                Err(status) => {
+                    self.lost(&status);
+                    return;
+                }
+            },
+            State::Down { retry_at } if retry_at <= Instant::now() => State::Opening(tokio::spawn(reopen_stream(
+                self.service.clone(),
+                self.target.clone(),
+                open(),
+            ))),
+            unchanged => unchanged,
+        };
+    }
+
+    fn outcome(&mut self, outcome: Result<Stream, Status>) -> State {
+        match outcome {
+            Ok(stream) => {
+                self.pause = FIRST_PAUSE;
+                State::Ready(stream)
+            }
+            Err(status) => self.down(&status),
+        }
+    }
+
+    fn lost(&mut self, status: &Status) {
+        self.state = self.down(status);
+    }
+
+    fn down(&mut self, status: &Status) -> State {
+        tracing::warn!(url = self.service.url, code = ?status.code(), message = status.message(), "the draft is away");
+        let retry_at = Instant::now() + self.pause;
+        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+        State::Down { retry_at }
+    }
+
+    /// The proposed tokens, or none where the proposal breaks the protocol.
+    fn checked(&self, asked: Asked, proposal: Proposal) -> Vec<TokenId> {
+        let size = self.target.tokenizer_size;
+        let honest = proposal.tokens.len() <= asked.gamma
+            && proposal.base_len as usize == asked.base_len
+            && proposal.tokens.iter().all(|&token| token < size);
+        match honest {
+            true => proposal.tokens,
+            false => {
+                tracing::warn!(
+                    cycle = asked.cycle,
+                    "the draft's proposal breaks the protocol and counts as none"
+                );
+                Vec::new()
+            }
+        }
+    }
+}
+
+impl Drop for DraftLink {
+    fn drop(&mut self) {
+        if let State::Opening(task) = &self.state {
+            task.abort();
+        }
+    }
+}
+
+impl Stream {
+    /// The proposal for `asked`; `None` where the draft refused it. Answers to earlier cycles are dropped.
+    async fn answer(&mut self, asked: Asked) -> Result<Option<Proposal>, Status> {
+        loop {
+            let answer = self.duplex.next().await?;
+            if let Some(proposal) = self.take(answer, asked)? {
+                return Ok(proposal);
+            }
+        }
+    }
+
+    /// Whether the late answer to `asked` has come; it is worth nothing any more, but the draft is free again.
+    async fn late(&mut self, asked: Asked) -> Result<bool, Status> {
+        while let Some(answer) = self.duplex.arrived().await {
+            if self.take(answer?, asked)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// `Some` where `answer` settles `asked`: with the proposal, or with none where it was refused.
+    fn take(&mut self, answer: DraftSessionResponse, asked: Asked) -> Result<Option<Option<Proposal>>, Status> {
+        match answer.message {
+            Some(draft_session_response::Message::Proposal(proposal)) if proposal.cycle == asked.cycle => {
+                self.known_len = asked.base_len;
+                Ok(Some(Some(proposal)))
+            }
+            Some(draft_session_response::Message::Rejected(rejected)) if rejected.cycle == asked.cycle => {
+                tracing::warn!(
+                    cycle = asked.cycle,
+                    detail = rejected.detail,
+                    "the draft refused to propose"
+                );
+                match rejected.base_len as usize == self.known_len {
+                    true => Ok(Some(None)),
+                    // It has lost the thread: a new stream gives it all committed tokens again.
+                    false => Err(Status::aborted("the draft's committed prefix is not the coordinator's")),
+                }
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+async fn reopen_stream(service: Service, target: DescribeResponse, open: v1::Open) -> Result<Stream, Status> {
+    pairing::fits_again(&service, &target).await?;
+    let stream = open_stream(service, open).await?;
+    tracing::info!("the draft is back");
+    Ok(stream)
+}
+
+async fn open_stream(service: Service, open: v1::Open) -> Result<Stream, Status> {
+    let known_len = open.tokens.len();
+    let mut client = DraftServiceClient::new(service.channel);
+    let message = Some(draft_session_request::Message::Open(open));
+    let call = async |requests| client.draft_session(requests).await;
+    let mut duplex = Duplex::open(DraftSessionRequest { message }, call).await?;
+    match duplex.next().await?.message {
+        Some(draft_session_response::Message::Opened(_)) => Ok(Stream { duplex, known_len }),
+        other => Err(Status::internal(format!("open was answered by {other:?}"))),
+    }
+}

@@ -1,0 +1,364 @@
+//! Reports for people: a few aligned lines, with the cycle as a bar.
+
+use std::fmt::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use proto::v1::DescribeResponse;
+
+use super::{Breakdown, Report, Roofline, Theory};
+use crate::{Service, bench};
+
+/// Cells of a cycle's bar.
+const BAR: usize = 48;
+
+/// How accepted tokens look on a terminal.
+pub const ACCEPTED: Style = AnsiColor::Green.on_default();
+/// How the target's own tokens look.
+pub const OWN: Style = AnsiColor::Yellow.on_default().bold();
+const DIM: Style = Style::new().dimmed();
+const PLAIN: Style = Style::new();
+
+/// The parts of a cycle with the cell that draws each.
+const PARTS: [(&str, char, fn(&Breakdown) -> Option<f64>); 7] = [
+    ("draft compute", 'D', |parts| parts.draft_compute_s),
+    ("draft queue", 'q', |parts| parts.draft_queue_s),
+    ("draft network", '·', |parts| parts.draft_network_s),
+    ("target compute", 'T', |parts| parts.target_compute_s),
+    ("target queue", 'Q', |parts| parts.target_queue_s),
+    ("target network", '·', |parts| parts.target_network_s),
+    ("coordinator", 'c', |parts| parts.coordinator_s),
+];
+
+/// The summary of a run; `ar` is the same request decoded without a draft, where that was run too.
+pub fn summary(report: &Report, ar: Option<(&Report, Option<&Theory>)>, colour: bool) -> String {
+    let mut out = String::new();
+    let paint = Paint { colour };
+    write_summary(&mut out, &paint, report, ar).expect("a String takes all that is written");
+    out
+}
+
+fn write_summary(
+    out: &mut String,
+    paint: &Paint,
+    report: &Report,
+    ar: Option<(&Report, Option<&Theory>)>,
+) -> fmt::Result {
+    writeln!(
+        out,
+        "{} tokens at {} tokens/s, first token after {}, seed {}, ended by {}",
+        report.tokens_emitted,
+        number(report.output_tokens_per_sec),
+        time(report.time_to_first_token_s),
+        report.seed,
+        report.stop_reason,
+    )?;
+    if let Some((ar, theory)) = ar {
+        let speedup = report
+            .output_tokens_per_sec
+            .zip(ar.output_tokens_per_sec)
+            .map(|(fast, slow)| fast / slow);
+        let same = if ar.token_ids == report.token_ids {
+            "the same tokens"
+        } else {
+            "OTHER TOKENS"
+        };
+        let theory = theory
+            .map(|theory| format!(", theory {:.2} ×", theory.speedup))
+            .unwrap_or_default();
+        writeln!(
+            out,
+            "the target alone: {} tokens/s, {same}; speed-up {} ×{theory} (one run each; `outrider bench` measures)",
+            number(ar.output_tokens_per_sec),
+            number(speedup),
+        )?;
+    }
+    acceptance(out, report)?;
+    cycle(
+        out,
+        paint,
+        if report.draft_params.is_some() {
+            "speculative"
+        } else {
+            "AR"
+        },
+        &report.cycle.mean,
+    )?;
+    if let Some((ar, _)) = ar {
+        cycle(out, paint, "AR", &ar.cycle.mean)?;
+    }
+    legend(out, paint, &report.cycle.mean)?;
+    roofline(out, "draft", report.roofline.draft.as_ref())?;
+    roofline(out, "target", report.roofline.target.as_ref())?;
+    if let Some(trace_id) = &report.trace_id {
+        writeln!(out, "trace {trace_id}")?;
+    }
+    Ok(())
+}
+
+fn acceptance(out: &mut String, report: &Report) -> fmt::Result {
+    let Some(survival) = report
+        .acceptance_per_position
+        .as_deref()
+        .filter(|survival| !survival.is_empty())
+    else {
+        return Ok(());
+    };
+    let survival: Vec<String> = survival.iter().map(|share| format!("{share:.2}")).collect();
+    writeln!(
+        out,
+        "{} cycles of γ {}: {} accepted per cycle, rate {}, conditional {}, by position {}",
+        report.cycles,
+        report.gamma,
+        number(report.avg_accepted_per_cycle),
+        number(report.acceptance_rate),
+        number(report.conditional_acceptance),
+        survival.join(" "),
+    )
+}
+
+/// A cycle as a bar, its parts in proportion.
+fn cycle(out: &mut String, paint: &Paint, name: &str, parts: &Breakdown) -> fmt::Result {
+    let Some(wall) = parts.wall_s.filter(|wall| *wall > 0.0) else {
+        return Ok(());
+    };
+    write!(out, "{name:>11} cycle {:>8} ▕", time(Some(wall)))?;
+    let (mut drawn, mut until) = (0, 0.0);
+    for (_, cell, of) in PARTS {
+        until += of(parts).unwrap_or(0.0);
+        let end = (until / wall * BAR as f64).round() as usize;
+        let cells: String = std::iter::repeat_n(cell, end.saturating_sub(drawn)).collect();
+        paint.write(out, style(cell), &cells)?;
+        drawn = drawn.max(end);
+    }
+    writeln!(out, "▏")
+}
+
+fn legend(out: &mut String, paint: &Paint, parts: &Breakdown) -> fmt::Result {
+    write!(out, "{:>11}", "")?;
+    for (name, cell, of) in PARTS {
+        if let Some(seconds) = of(parts) {
+            out.push(' ');
+            paint.write(out, style(cell), &cell.to_string())?;
+            write!(out, " {name} {}", time(Some(seconds)))?;
+        }
+    }
+    writeln!(out)
+}
+
+fn style(cell: char) -> Style {
+    match cell {
+        'D' | 'q' => ACCEPTED,
+        'T' | 'Q' => OWN,
+        '·' => DIM,
+        _ => PLAIN,
+    }
+}
+
+fn roofline(out: &mut String, side: &str, roofline: Option<&Roofline>) -> fmt::Result {
+    let Some(roofline) = roofline else { return Ok(()) };
+    write!(
+        out,
+        "{side:>11} forward {:>8}: {:.1} FLOP/B, {:.1} GFLOP/s, {:.1} GB/s",
+        time(Some(roofline.forward_s_per_cycle)),
+        roofline.intensity_flops_per_byte,
+        roofline.achieved_flops_per_s / 1e9,
+        roofline.achieved_bytes_per_s / 1e9,
+    )?;
+    if let (Some(flops), Some(bytes), Some(utilisation), Some(bound)) = (
+        roofline.roof_flops_per_s,
+        roofline.roof_bytes_per_s,
+        roofline.utilisation,
+        roofline.bound,
+    ) {
+        let (flops, bytes) = (flops / 1e9, bytes / 1e9);
+        write!(
+            out,
+            " of {flops:.0} GFLOP/s and {bytes:.0} GB/s: {:.0}% of the roof, {bound}",
+            utilisation * 100.0
+        )?;
+    }
+    writeln!(out)
+}
+
+/// The table of a benchmark.
+pub fn benchmark(outcome: &bench::Outcome, colour: bool) -> String {
+    let mut out = String::new();
+    write_benchmark(&mut out, &Paint { colour }, outcome).expect("a String takes all that is written");
+    out
+}
+
+fn write_benchmark(out: &mut String, paint: &Paint, outcome: &bench::Outcome) -> fmt::Result {
+    let ar = &outcome.ar;
+    writeln!(
+        out,
+        "        tokens/s  speed-up [95% interval]  at target  theory   a     rate  verify/decode  same output"
+    )?;
+    writeln!(out, "AR    {:>10}  {:<23}", number(ar.output_tokens_per_sec), "1")?;
+    for by in &outcome.by_gamma {
+        let interval = by
+            .speedup_interval
+            .map(|[low, high]| format!("[{low:.2}, {high:.2}]"))
+            .unwrap_or_default();
+        writeln!(
+            out,
+            "γ {:<3} {:>10}  {:<23}  {:<9}  {:<7}  {:<5} {:<5} {:<13}  {} of {}",
+            by.gamma,
+            number(by.output_tokens_per_sec),
+            format!("{} {interval}", number(by.speedup)),
+            number(by.speedup_at_target),
+            number(by.theory.map(|theory| theory.speedup)),
+            number(by.conditional_acceptance),
+            number(by.acceptance_rate),
+            number(by.verify_over_decode),
+            by.identical,
+            by.pairs,
+        )?;
+    }
+    let mean = |mode: &str, gamma: usize| {
+        let run = outcome
+            .runs
+            .iter()
+            .rev()
+            .find(|run| run.mode == mode && run.report.gamma == gamma);
+        run.map(|run| &run.report)
+    };
+    let first = outcome.by_gamma.first().map(|by| by.gamma);
+    if let Some((ar, speculative)) = mean("ar", 0).zip(first.and_then(|gamma| mean("speculative", gamma))) {
+        cycle(out, paint, "speculative", &speculative.cycle.mean)?;
+        cycle(out, paint, "AR", &ar.cycle.mean)?;
+        legend(out, paint, &speculative.cycle.mean)?;
+        roofline(out, "draft", speculative.roofline.draft.as_ref())?;
+        roofline(out, "target", speculative.roofline.target.as_ref())?;
+    }
+    write_baseline(out, ar)?;
+    for by in &outcome.by_gamma {
+        write_theory(out, by)?;
+    }
+    Ok(())
+}
+
+fn write_baseline(out: &mut String, ar: &bench::Baseline) -> fmt::Result {
+    let giga = |rate: Option<f64>| number(rate.map(|rate| rate / 1e9));
+    writeln!(
+        out,
+        "AR forward {}, reads {} GB/s, {} of the roof at that working set ({} GB/s)",
+        time(ar.forward_s),
+        giga(ar.read_bytes_per_s),
+        number(ar.bandwidth_utilisation),
+        giga(ar.roof_bytes_per_s),
+    )
+}
+
+fn write_theory(out: &mut String, by: &bench::ByGamma) -> fmt::Result {
+    let Some(theory) = by.theory else { return Ok(()) };
+    writeln!(
+        out,
+        "γ {}: E {:.2} (constant a: {}), t_AR {}, t_draft {}, t_verify {}, RTTs {} + {}, coordinator {}; breaks even at a draft RTT of {}",
+        by.gamma,
+        theory.expected_tokens,
+        number(theory.expected_tokens_constant_a),
+        time(Some(theory.t_ar_s)),
+        time(Some(theory.t_draft_s)),
+        time(Some(theory.t_verify_s)),
+        time(Some(theory.rtt_draft_s)),
+        time(Some(theory.rtt_target_s)),
+        time(Some(theory.overhead_s)),
+        time(Some(theory.break_even_draft_rtt_s)),
+    )?;
+    if let Some(overhead) = by.overhead {
+        writeln!(
+            out,
+            "     networks + coordinator {}, {:.2} × two bare echoes ({} + {})",
+            time(Some(overhead.cycle_s)),
+            overhead.ratio,
+            time(Some(overhead.echo_propose_s)),
+            time(Some(overhead.echo_verify_s)),
+        )?;
+    }
+    Ok(())
+}
+
+/// What a service says of itself.
+pub fn description(service: &Service) -> String {
+    let DescribeResponse { roofs, limits, .. } = &service.description;
+    let description = &service.description;
+    let mut rows = vec![
+        ("address", service.url.clone()),
+        (
+            "role",
+            description
+                .role()
+                .as_str_name()
+                .trim_start_matches("ROLE_")
+                .to_lowercase(),
+        ),
+        ("protocol", format!("outrider.v{}", description.protocol_version)),
+        ("model", description.model.clone()),
+        ("parameters", description.parameters.to_string()),
+        (
+            "weights",
+            format!("{} bytes, {}", description.weight_bytes, description.dtype),
+        ),
+        ("fingerprint", description.model_fingerprint.clone()),
+        (
+            "tokenizer",
+            format!(
+                "{}, {} ids",
+                description.tokenizer_fingerprint, description.tokenizer_size
+            ),
+        ),
+        ("vocabulary", description.vocab_size.to_string()),
+        ("context", format!("{} tokens", description.context_length)),
+        ("device", description.device.clone()),
+    ];
+    if let Some(roofs) = roofs {
+        let [flops, bytes, memory] = [roofs.flops_per_s, roofs.bytes_per_s, roofs.memory_bytes_per_s].map(|x| x / 1e9);
+        rows.push((
+            "roofs",
+            format!("{flops:.0} GFLOP/s, {bytes:.1} GB/s at its weights, {memory:.1} GB/s from memory"),
+        ));
+    }
+    if let Some(limits) = limits {
+        rows.push(("sessions", format!("up to {}", limits.max_sessions)));
+        rows.push(("prompt", format!("up to {} tokens", limits.max_prompt_tokens)));
+        rows.push(("output", format!("up to {} tokens", limits.max_output_tokens)));
+        rows.push(("gamma", format!("up to {}", limits.max_gamma)));
+        rows.push(("queue", format!("up to {} requests", limits.queue_depth)));
+        rows.push(("message", format!("up to {} bytes", limits.max_message_bytes)));
+    }
+    rows.iter()
+        .map(|(name, value)| format!("{name:<12}{value}\n"))
+        .collect()
+}
+
+fn number(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if value.abs() >= 100.0 => format!("{value:.0}"),
+        Some(value) if value.abs() >= 10.0 => format!("{value:.1}"),
+        Some(value) => format!("{value:.2}"),
+    }
+}
+
+fn time(seconds: Option<f64>) -> String {
+    match seconds {
+        None => "-".to_owned(),
+        Some(seconds) if seconds.abs() >= 1.0 => format!("{seconds:.2} s"),
+        Some(seconds) if seconds.abs() >= 1e-3 => format!("{:.2} ms", seconds * 1e3),
+        Some(seconds) => format!("{:.0} µs", seconds * 1e6),
+    }
+}
+
+/// Colours, or none.
+struct Paint {
+    colour: bool,
+}
+
+impl Paint {
+    fn write(&self, out: &mut String, style: Style, text: &str) -> fmt::Result {
+        match self.colour && !text.is_empty() {
+            true => write!(out, "{style}{text}{style:#}"),
+            false => write!(out, "{text}"),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! One sequence's keys and values.
+
+use std::fmt;
+
+use crate::kernels::Buffer;
+use crate::kernels::attention::{PAGE, Shape};
+
+/// The keys and values of a sequence's positions, f32, in every layer.
+///
+/// It grows by pages of 64 positions, as forwards need them, up to the model's context. What lies beyond
+/// [`len`](Self::len) is never read.
+pub struct KvCache {
+    shape: Shape,
+    context: usize,
+    len: usize,
+    pages: Vec<Buffer>,
+}
+
+impl KvCache {
+    pub(crate) fn new(shape: Shape, context: usize) -> KvCache {
+        KvCache {
+            shape,
+            context,
+            len: 0,
+            pages: Vec::new(),
+        }
+    }
+
+    /// Positions held.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no position is held.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Positions that it may hold at most.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Bytes in use, those of positions not held yet included.
+    pub fn bytes(&self) -> u64 {
+        (self.pages.len() * self.shape.page_len() * size_of::<f32>()) as u64
+    }
+
+    /// Forgets the positions from `len` on; does nothing where no more than `len` are held. Their memory stays, for the
+    /// positions that will take their place.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The pages, with room for `rows` more positions.
+    pub(crate) fn grown(&mut self, rows: usize) -> &mut [Buffer] {
+        let pages = (self.len + rows).div_ceil(PAGE);
+        while self.pages.len() < pages {
+            self.pages.push(Buffer::zeroed(self.shape.page_len()));
+        }
+        &mut self.pages
+    }
+
+    /// Counts `rows` positions, whose keys and values a forward has written, as held.
+    pub(crate) fn advance(&mut self, rows: usize) {
+        self.len += rows;
+    }
+}
+
+impl fmt::Debug for KvCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvCache")
+            .field("len", &self.len)
+            .field("context", &self.context)
+            .finish_non_exhaustive()
+    }
+}

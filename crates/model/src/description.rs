@@ -1,0 +1,45 @@
+//! What a model says about itself.
+
+use sha2::{Digest, Sha256};
+
+/// Ids that the character tokenizer knows: ASCII.
+pub(crate) const TOKENIZER_SIZE: usize = 128;
+
+/// A model's identity and measures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// The file's name without its ending, or `embedded:target`, `embedded:draft`.
+    pub name: String,
+    /// SHA-256 over geometry and weights, hexadecimal: equal for equal models, wherever their files lie.
+    pub fingerprint: String,
+    /// SHA-256 over what each token id stands for, hexadecimal.
+    pub tokenizer_fingerprint: String,
+    /// Ids below this are tokens; logits beyond belong to padding and are to be masked.
+    pub tokenizer_size: usize,
+    /// Logits of a row.
+    pub vocab_size: usize,
+    /// Positions of a sequence.
+    pub context: usize,
+    /// Type of the weights in memory.
+    pub dtype: &'static str,
+    /// Where it runs: instructions and threads.
+    pub device: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Bytes of all weights.
+    pub weight_bytes: u64,
+}
+
+/// The fingerprint of the character tokenizer: each id stands for the ASCII character of that code.
+pub(crate) fn character_tokenizer() -> String {
+    let ids = (0..TOKENIZER_SIZE as u32).map(|id| [id.to_le_bytes(), id.to_le_bytes()].concat());
+    hex(ids.fold(
+        Sha256::new_with_prefix("outrider tokenizer: id, code point\n"),
+        Sha256::chain_update,
+    ))
+}
+
+/// A digest in hexadecimal.
+pub(crate) fn hex(digest: Sha256) -> String {
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,95 @@
+//! What the machine does at best: reading, and multiply-adds in registers.
+
+use super::isa::Kernel;
+use super::simd::{LANES, Simd};
+use crate::compute::Compute;
+
+/// Elements that one thread reads in one go: 128 KiB.
+const READ_CHUNK: usize = 32 << 10;
+
+/// Chains of multiply-adds at once: twice what any processor so far needs to hide their latency.
+const CHAINS: usize = 12;
+
+/// Multiply-adds of each chain in one go.
+const LINKS: usize = 1 << 15;
+
+/// Reads all of `values` on all threads, with the prefetches that a matmul makes or without.
+pub(crate) fn read(compute: &Compute, values: &[f32], prefetch: bool) {
+    let path = compute.path();
+    compute
+        .pool()
+        .run(values.len().div_ceil(READ_CHUNK), true, &|chunk, _| {
+            let values = &values[chunk * READ_CHUNK..][..READ_CHUNK.min(values.len() - chunk * READ_CHUNK)];
+            // SAFETY: the kernel asks for nothing.
+            std::hint::black_box(unsafe { path.run(Read { values, prefetch }) });
+        });
+}
+
+/// Multiplies and adds in the registers of all threads. Returns how many operations that was.
+pub(crate) fn multiply_add(compute: &Compute) -> u64 {
+    let path = compute.path();
+    compute.pool().run(compute.threads(), true, &|_, _| {
+        // SAFETY: the kernel asks for nothing.
+        std::hint::black_box(unsafe { path.run(MultiplyAdd) });
+    });
+    (compute.threads() * LINKS * CHAINS * 2 * LANES) as u64
+}
+
+struct Read<'a> {
+    values: &'a [f32],
+    prefetch: bool,
+}
+
+impl Kernel for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> f32 {
+        const LINES: usize = 8;
+        // SAFETY: whole chunks of the slice; prefetches may go beyond.
+        unsafe {
+            let mut greatest = [S::splat(0.0); LINES];
+            for chunk in self.values.chunks_exact(LINES * LANES) {
+                for (line, greatest) in greatest.iter_mut().enumerate() {
+                    let from = chunk.as_ptr().wrapping_add(line * LANES);
+                    if self.prefetch {
+                        S::prefetch(from.wrapping_add(4 * LINES * LANES).cast());
+                    }
+                    for part in 0..S::PARTS {
+                        *greatest = S::max(*greatest, S::load(from.add(part * S::WIDTH)));
+                    }
+                }
+            }
+            let mut lanes = [0.0; LANES];
+            for greatest in &greatest {
+                S::store(lanes.as_mut_ptr(), S::max(S::load(lanes.as_ptr()), *greatest));
+            }
+            lanes[0]
+        }
+    }
+}
+
+struct MultiplyAdd;
+
+impl Kernel for MultiplyAdd {
+    type Output = f32;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> f32 {
+        // SAFETY: registers only.
+        unsafe {
+            let factor = S::splat(std::hint::black_box(0.5));
+            let mut sums = [S::splat(1.0); CHAINS];
+            for _ in 0..LINKS * S::PARTS {
+                for sum in &mut sums {
+                    *sum = S::fma(*sum, factor, factor);
+                }
+            }
+            let mut lanes = [0.0; LANES];
+            for sum in &sums {
+                S::store(lanes.as_mut_ptr(), S::add(S::load(lanes.as_ptr()), *sum));
+            }
+            lanes[0]
+        }
+    }
+}

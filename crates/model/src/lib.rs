@@ -1,0 +1,49 @@
+//! One decoder-only transformer on the CPU, and the thread that owns it.
+//!
+//! A row's logits are bit-identical whether it is computed alone, in a window, in a prefill or beside other sessions'
+//! rows, with any number of threads and on every SIMD path: speculation is lossless because verifying *is* decoding.
+//! candle loads and holds the tensors; every operation that rounds is in `kernels`.
+//!
+//! # Layout
+//! - [`Source`], [`LoadError`]: where weights come from, and what is refused
+//! - [`Transformer`], [`Decoder`], [`Rows`], [`Forward`]: the ragged forward
+//! - [`KvCache`]: one sequence's keys and values
+//! - [`Compute`], [`Isa`]: threads and instructions, shared by the models of a process
+//! - [`Worker`]: the thread that owns a model and batches sessions
+//! - [`DraftSession`], [`TargetSession`]: what continues a session, and its cache's life
+//! - [`Description`], [`Geometry`]: what a model says about itself
+//! - `kernels`: matmul, attention, LayerNorm, GELU in one canonical order
+//! - `roofs`: what the machine could do at best
+
+mod cache;
+mod compute;
+mod cost;
+mod decoder;
+mod description;
+mod error;
+mod geometry;
+mod kernels;
+mod load;
+mod roofs;
+mod session;
+mod source;
+mod transformer;
+#[cfg(test)]
+mod tuning;
+mod weights;
+mod worker;
+
+pub use cache::KvCache;
+pub use compute::Compute;
+pub use decoder::{Decoder, Forward, Rows};
+pub use description::Description;
+pub use error::{Error, LoadError, UnavailableIsa};
+pub use geometry::Geometry;
+pub use kernels::Isa;
+pub use session::{
+    AnswerError, DraftSession, Drafting, Limits, Open, OpenError, Plan, Propose, Reason, Refusal, TargetSession,
+    Verify, Verifying,
+};
+pub use source::{EmbeddedModel, Source};
+pub use transformer::Transformer;
+pub use worker::{Answer, Cost, Pass, Worker};

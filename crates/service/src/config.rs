@@ -1,0 +1,57 @@
+//! The flags that both model services have.
+
+use std::{num::NonZeroUsize, thread, time::Duration};
+
+use clap::{Args, value_parser};
+use model::Limits;
+
+/// Threads, limits and stopping.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Threads that the model computes with [default: the processors that this process may use]
+    #[arg(long, env = "OUTRIDER_THREADS", value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Sessions open at once
+    #[arg(long, env = "OUTRIDER_MAX_SESSIONS", value_name = "N", default_value = "32", value_parser = value_parser!(u32).range(1..=65_536))]
+    pub max_sessions: u32,
+
+    /// Longest prompt, in tokens; the model's context bounds it too
+    #[arg(long, env = "OUTRIDER_MAX_PROMPT_TOKENS", value_name = "TOKENS", default_value = "1048576", value_parser = value_parser!(u32).range(1..=1_048_576))]
+    pub max_prompt_tokens: u32,
+
+    /// Most tokens that a session may ask for
+    #[arg(long, env = "OUTRIDER_MAX_OUTPUT_TOKENS", value_name = "TOKENS", default_value = "1048576", value_parser = value_parser!(u32).range(1..=1_048_576))]
+    pub max_output_tokens: u32,
+
+    /// Most proposed tokens in a cycle, 1 to 32
+    #[arg(long, env = "OUTRIDER_MAX_GAMMA", value_name = "N", default_value = "32", value_parser = value_parser!(u32).range(1..=32))]
+    pub max_gamma: u32,
+
+    /// Requests that wait for the model at once
+    #[arg(long, env = "OUTRIDER_QUEUE_DEPTH", value_name = "N", default_value = "64", value_parser = value_parser!(u32).range(1..=65_536))]
+    pub queue_depth: u32,
+
+    /// How long open sessions may go on after SIGTERM, for example 10s or 2m
+    #[arg(long, env = "OUTRIDER_GRACE", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub grace: Duration,
+}
+
+impl Config {
+    /// Threads to compute with.
+    pub fn threads(&self) -> NonZeroUsize {
+        self.threads
+            .unwrap_or_else(|| thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+    }
+
+    /// The limits that sessions are held to.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_sessions: self.max_sessions as usize,
+            max_prompt_tokens: self.max_prompt_tokens as usize,
+            max_output_tokens: self.max_output_tokens as usize,
+            max_gamma: self.max_gamma as usize,
+            queue_depth: self.queue_depth as usize,
+        }
+    }
+}

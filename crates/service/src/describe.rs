@@ -1,0 +1,54 @@
+//! `ModelService.Describe`: who a model service is.
+
+use proto::v1::{self, DescribeRequest, DescribeResponse, model_service_server::ModelService};
+use tonic::{Request, Response, Status};
+
+use crate::Host;
+
+/// tonic's default bound on a received message, which both services keep.
+const MAX_MESSAGE_BYTES: u32 = 4 << 20;
+
+/// Describes the model of `host` in `role`.
+#[derive(Debug)]
+pub struct Describe {
+    /// The model's host.
+    pub host: Host,
+    /// The role that it plays.
+    pub role: v1::Role,
+}
+
+#[tonic::async_trait]
+impl ModelService for Describe {
+    async fn describe(&self, request: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
+        let worker = self.host.worker()?;
+        let roofs = worker.roofs(request.into_inner().measure_roofs).await;
+        let (model, limits) = (worker.description(), worker.limits());
+        Ok(Response::new(DescribeResponse {
+            protocol_version: proto::PROTOCOL_VERSION,
+            role: self.role.into(),
+            model: model.name.clone(),
+            model_fingerprint: model.fingerprint.clone(),
+            tokenizer_fingerprint: model.tokenizer_fingerprint.clone(),
+            tokenizer_size: model.tokenizer_size as u32,
+            vocab_size: model.vocab_size as u32,
+            context_length: model.context as u32,
+            dtype: model.dtype.to_owned(),
+            device: model.device.clone(),
+            parameters: model.parameters,
+            weight_bytes: model.weight_bytes,
+            roofs: roofs.map(|roofs| v1::Roofs {
+                flops_per_s: roofs.flops_per_s,
+                bytes_per_s: roofs.bytes_per_s,
+                memory_bytes_per_s: roofs.memory_bytes_per_s,
+            }),
+            limits: Some(v1::Limits {
+                max_sessions: limits.max_sessions as u32,
+                max_prompt_tokens: limits.max_prompt_tokens.min(model.context - 1) as u32,
+                max_output_tokens: limits.max_output_tokens as u32,
+                max_gamma: limits.max_gamma as u32,
+                queue_depth: limits.queue_depth as u32,
+                max_message_bytes: MAX_MESSAGE_BYTES,
+            }),
+        }))
+    }
+}

@@ -1,0 +1,135 @@
+//! A model service from bind to stop.
+
+use std::{
+    future::Future,
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use model::{Compute, Decoder, Limits, LoadError, Source, Transformer, Worker};
+use telemetry::{
+    Tracer,
+    server::{self, Closing},
+};
+use tokio::{net::TcpListener, sync::watch, task};
+use tonic::{Status, service::Routes, transport};
+use tonic_health::ServingStatus;
+
+/// Why a service ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// No thread for the model.
+    #[error("the model's thread cannot be started: {0}")]
+    Thread(#[from] io::Error),
+    /// The descriptors for reflection cannot be read.
+    #[error("reflection cannot be served: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The server failed.
+    #[error("the server failed: {0}")]
+    Transport(#[from] transport::Error),
+}
+
+/// The model of a service, once it is loaded, and what its sessions need. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Host {
+    worker: Arc<OnceLock<Worker>>,
+    tracer: Tracer,
+    closing: Closing,
+    switch: watch::Sender<bool>,
+}
+
+impl Host {
+    /// A host whose model is still to come.
+    pub fn new(tracer: Tracer) -> Self {
+        let (switch, closing) = Closing::channel();
+        Self {
+            worker: Arc::default(),
+            tracer,
+            closing,
+            switch,
+        }
+    }
+
+    /// The model's handle.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` while it is loading.
+    #[expect(clippy::result_large_err, reason = "Status is what every handler returns")]
+    pub fn worker(&self) -> Result<&Worker, Status> {
+        self.worker
+            .get()
+            .ok_or_else(|| Status::unavailable("the model is still loading"))
+    }
+
+    /// Makes the spans of this service.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
+    /// Resolves when open streams must end.
+    pub async fn closing(&self) {
+        self.closing.clone().wait().await;
+    }
+}
+
+/// Loads `source` and starts the thread, named `name`, that owns it.
+///
+/// # Errors
+/// A model that cannot be loaded, or no thread.
+pub async fn load(name: &'static str, source: Source, compute: Arc<Compute>, limits: Limits) -> Result<Worker, Error> {
+    let load = move || {
+        let transformer = Transformer::load(&source, compute)?;
+        let model = transformer.description();
+        tracing::info!(
+            model = model.name,
+            parameters = model.parameters,
+            device = model.device,
+            "model loaded"
+        );
+        Ok(Worker::spawn(name, transformer, limits)?)
+    };
+    task::spawn_blocking(load).await.expect("loading does not panic")
+}
+
+/// Serves `routes` on `listener`. `services` (full names) are `NOT_SERVING` until `load` has brought the
+/// model; after `stop` open sessions get `grace` to end.
+///
+/// # Errors
+/// A model that cannot be loaded, or a server that fails.
+pub async fn serve(
+    host: Host,
+    listener: TcpListener,
+    (routes, services): (Routes, &[&str]),
+    load: impl Future<Output = Result<Worker, Error>>,
+    stop: impl Future<Output = ()>,
+    grace: Duration,
+) -> Result<(), Error> {
+    let (routes, health) = server::with_health_and_reflection(routes, proto::DESCRIPTORS).await?;
+    for service in services {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+    }
+    let loaded = async {
+        let worker = load.await?;
+        host.worker.set(worker).expect("a host is loaded once");
+        for service in services.iter().chain(&[""]) {
+            health.set_service_status(service, ServingStatus::Serving).await;
+        }
+        std::future::pending::<Result<(), Error>>().await
+    };
+    let stop = async {
+        stop.await;
+        for service in services.iter().chain(&[""]) {
+            health.set_service_status(service, ServingStatus::NotServing).await;
+        }
+    };
+    tokio::select! {
+        // A model that is here already is set before the first request is read.
+        biased;
+        failed = loaded => failed,
+        served = server::serve(listener, routes, stop, grace, host.switch.clone()) => Ok(served?),
+    }
+}

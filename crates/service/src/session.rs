@@ -1,0 +1,217 @@
+//! A stream's life: `Open`, then messages and their answers, until either side ends it.
+//!
+//! Headers go out at once; the session then runs in a task of its own and dies with the stream.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use model::{Answer, Cost, Open, OpenError, Refusal, Worker};
+use opentelemetry::Value;
+use proto::v1;
+use telemetry::{
+    Span, TraceParent, Tracer,
+    names::{convention, roofline, span, spec},
+};
+use tokio::{sync::mpsc, time};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status, Streaming};
+
+use crate::{Host, wire};
+
+/// A stream that has not opened its session by then is ended.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers that may wait for a peer that reads slowly.
+const OUTBOX: usize = 4;
+
+/// What a stream of answers looks like to tonic.
+pub type Answers<T> = ReceiverStream<Result<T, Status>>;
+
+/// One side of the protocol: how its messages are opened and answered.
+pub trait Role: Sized + Send + 'static {
+    /// What the coordinator sends.
+    type Request: Send + 'static;
+    /// What it gets back.
+    type Response: Send + 'static;
+    /// The stream's service and method, for spans.
+    const METHOD: &'static str;
+
+    /// The `Open` in a message, if it is one.
+    fn as_open(request: Self::Request) -> Option<v1::Open>;
+
+    /// Opens the session; the answer holds the first token where there is one.
+    fn open(worker: &Worker, open: Open) -> impl Future<Output = Result<(Self, Answer), OpenError>> + Send;
+
+    /// Wraps the answer to `Open`.
+    fn opened(opened: v1::Opened) -> Self::Response;
+
+    /// Committed tokens.
+    fn base_len(&self) -> usize;
+
+    /// Answers a message. `None` drops it: it is stale, a duplicate, or of a kind that this version does not know.
+    fn answer(
+        &mut self,
+        request: Self::Request,
+        desk: &mut Desk,
+    ) -> impl Future<Output = Result<Option<Self::Response>, Status>> + Send;
+}
+
+/// Starts the session of a stream and returns its answers; its headers go out now.
+pub fn start<R: Role>(host: Host, requests: Streaming<R::Request>) -> Response<Answers<R::Response>> {
+    let (outbox, answers) = mpsc::channel(OUTBOX);
+    tokio::spawn(run::<R>(host, requests, outbox));
+    Response::new(ReceiverStream::new(answers))
+}
+
+async fn run<R: Role>(
+    host: Host,
+    mut requests: Streaming<R::Request>,
+    outbox: mpsc::Sender<Result<R::Response, Status>>,
+) {
+    let ended = tokio::select! {
+        ended = exchange::<R>(&host, &mut requests, &outbox) => ended,
+        () = outbox.closed() => Ok(()),
+        () = host.closing() => Err(Status::unavailable("the service is stopping")),
+    };
+    if let Err(status) = ended {
+        tracing::debug!(code = ?status.code(), message = status.message(), "session ended");
+        // A peer whose outbox is full does not read; the end of the stream tells it as much.
+        let _ = outbox.try_send(Err(status));
+    }
+}
+
+async fn exchange<R: Role>(
+    host: &Host,
+    requests: &mut Streaming<R::Request>,
+    outbox: &mpsc::Sender<Result<R::Response, Status>>,
+) -> Result<(), Status> {
+    let Ok(first) = time::timeout(OPEN_TIMEOUT, requests.message()).await else {
+        return Err(Status::deadline_exceeded(format!(
+            "no open within {} s",
+            OPEN_TIMEOUT.as_secs()
+        )));
+    };
+    let Some(first) = first? else { return Ok(()) };
+    let mut desk = Desk {
+        tracer: host.tracer().clone(),
+        method: R::METHOD,
+        last_answered: 0,
+    };
+    let (mut role, opened) = open::<R>(host.worker()?, first, &desk).await?;
+    send(outbox, opened).await?;
+    while let Some(request) = requests.message().await? {
+        if let Some(answer) = role.answer(request, &mut desk).await? {
+            send(outbox, answer).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn open<R: Role>(worker: &Worker, first: R::Request, desk: &Desk) -> Result<(R, R::Response), Status> {
+    let Some(open) = R::as_open(first) else {
+        return Err(Status::invalid_argument("the first message of a session must be open"));
+    };
+    let (open, trace) = wire::open(open)?;
+    let mut exchange = desk.exchange(span::PREFILL, trace.as_ref());
+    exchange
+        .span
+        .set(convention::USAGE_INPUT_TOKENS, open.tokens.len() as i64);
+    let (role, answer) = R::open(worker, open).await.map_err(|error| {
+        exchange.span.fail(&error);
+        wire::open_status(&error)
+    })?;
+    let opened = v1::Opened {
+        first_token: answer.tokens.first().copied(),
+        base_len: role.base_len() as u32,
+        cost: Some(exchange.cost(&answer.cost)),
+    };
+    Ok((role, R::opened(opened)))
+}
+
+async fn send<T>(outbox: &mpsc::Sender<Result<T, Status>>, answer: T) -> Result<(), Status> {
+    outbox
+        .send(Ok(answer))
+        .await
+        .map_err(|_| Status::cancelled("the peer has gone"))
+}
+
+/// What the answers of one session have in common.
+#[derive(Debug)]
+pub struct Desk {
+    tracer: Tracer,
+    method: &'static str,
+    last_answered: u64,
+}
+
+impl Desk {
+    /// Takes up the message of `cycle`, unless it is stale or a duplicate; its number is used up either way.
+    pub fn begin(&mut self, name: &'static str, cycle: u64, trace: Option<v1::TraceContext>) -> Option<Exchange> {
+        if cycle <= self.last_answered {
+            return None;
+        }
+        self.last_answered = cycle;
+        let mut exchange = self.exchange(name, trace.map(wire::trace_parent).as_ref());
+        exchange.cycle = cycle;
+        exchange.span.set(spec::CYCLE, cycle as i64);
+        Some(exchange)
+    }
+
+    fn exchange(&self, name: &'static str, parent: Option<&TraceParent>) -> Exchange {
+        let mut span = self.tracer.child_of_remote(name, parent);
+        span.set(convention::RPC_SYSTEM, "grpc");
+        span.set(convention::RPC_METHOD, self.method);
+        Exchange {
+            received: Instant::now(),
+            cycle: 0,
+            span,
+        }
+    }
+}
+
+/// One message and its answer; the span ends with it.
+#[derive(Debug)]
+pub struct Exchange {
+    received: Instant,
+    cycle: u64,
+    /// The service's span of this message.
+    pub span: Span,
+}
+
+impl Exchange {
+    /// The cost to answer with; queue and forwards become spans.
+    pub fn cost(&mut self, cost: &Cost) -> v1::Cost {
+        if self.span.is_recording() {
+            self.record(cost);
+        }
+        wire::cost(cost, self.received)
+    }
+
+    /// The refusal to answer with.
+    pub fn refuse(mut self, refusal: Refusal) -> v1::Rejected {
+        self.span.set(spec::REJECTED, refusal.detail.clone());
+        wire::rejected(self.cycle, refusal)
+    }
+
+    fn record(&mut self, cost: &Cost) {
+        let Some(first) = cost.passes.first() else { return };
+        self.span.record_child(span::QUEUE, (self.received, first.span.0), []);
+        for pass in &cost.passes {
+            let attributes: [(&'static str, Value); 6] = [
+                (spec::FORWARD_ID, (pass.id as i64).into()),
+                (spec::ROWS, (pass.rows as i64).into()),
+                (spec::BATCH_ROWS, (pass.batch_rows as i64).into()),
+                (roofline::FLOPS, (pass.work.flops as i64).into()),
+                (roofline::BYTES, (pass.work.bytes as i64).into()),
+                (roofline::INTENSITY, pass.work.intensity().into()),
+            ];
+            self.span.record_child(span::FORWARD, pass.span, attributes);
+        }
+    }
+}
+
+/// The status for an `Open` on a stream that has its session.
+pub fn opened_twice() -> Status {
+    Status::invalid_argument("a session opens once")
+}

@@ -1,0 +1,101 @@
+//! From the wire's words to the model's and back.
+
+use std::time::Instant;
+
+use model::{Cost, Error, Open, OpenError, Reason, Refusal};
+use proto::v1;
+use speculative::Sampling;
+use telemetry::TraceParent;
+use tonic::Status;
+
+/// The model's words for an `Open`.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` where a message inside it is missing.
+#[expect(clippy::result_large_err, reason = "Status is what every handler returns")]
+pub fn open(open: v1::Open) -> Result<(Open, Option<TraceParent>), Status> {
+    let sampling = open
+        .sampling
+        .ok_or_else(|| Status::invalid_argument("sampling is missing from open"))?;
+    let sampling = Sampling {
+        temperature: sampling.temperature,
+        top_k: sampling.top_k,
+        top_p: sampling.top_p.unwrap_or(1.0),
+        min_p: sampling.min_p,
+        seed: sampling.seed,
+    };
+    let (prompt_len, max_tokens) = (open.prompt_len as usize, open.max_tokens as usize);
+    Ok((
+        Open {
+            tokens: open.tokens,
+            prompt_len,
+            sampling,
+            max_tokens,
+        },
+        open.trace.map(trace_parent),
+    ))
+}
+
+/// The telemetry's words for a `TraceContext`.
+pub fn trace_parent(trace: v1::TraceContext) -> TraceParent {
+    TraceParent {
+        traceparent: trace.traceparent,
+        tracestate: trace.tracestate,
+    }
+}
+
+/// A model's cost on the wire; `received` is when the message came in, and it leaves now.
+pub fn cost(cost: &Cost, received: Instant) -> v1::Cost {
+    let sum = |of: fn(&model::Pass) -> u64| cost.passes.iter().map(of).sum::<u64>();
+    v1::Cost {
+        queue_ns: cost.queue.as_nanos() as u64,
+        forward_ns: cost.forward.as_nanos() as u64,
+        select_ns: cost.select.as_nanos() as u64,
+        server_ns: received.elapsed().as_nanos() as u64,
+        rows: sum(|pass| pass.rows as u64) as u32,
+        batch_rows: sum(|pass| pass.batch_rows as u64) as u32,
+        flops: sum(|pass| pass.work.flops),
+        bytes: sum(|pass| pass.work.bytes),
+    }
+}
+
+/// A refusal on the wire.
+pub fn rejected(cycle: u64, refusal: Refusal) -> v1::Rejected {
+    let reason = match refusal.reason {
+        Reason::BaseLen => v1::RejectionReason::BaseLen,
+        Reason::Gamma => v1::RejectionReason::Gamma,
+        Reason::Token => v1::RejectionReason::Token,
+        Reason::Context => v1::RejectionReason::Context,
+        Reason::Queue => v1::RejectionReason::Queue,
+        Reason::Output => v1::RejectionReason::Output,
+    };
+    v1::Rejected {
+        cycle,
+        reason: reason.into(),
+        base_len: refusal.base_len as u32,
+        detail: refusal.detail,
+    }
+}
+
+/// The status that ends a stream whose session did not open.
+pub fn open_status(error: &OpenError) -> Status {
+    let message = error.to_string();
+    match error {
+        OpenError::Field { .. } | OpenError::Sampling(_) => Status::invalid_argument(message),
+        OpenError::Sessions { .. } | OpenError::Queue { .. } => Status::resource_exhausted(message),
+        OpenError::Failed(failure) => failure_status(failure),
+    }
+}
+
+/// The status that ends a stream whose model failed.
+pub fn failure_status(error: &Error) -> Status {
+    let message = error.to_string();
+    match error {
+        Error::Stopped => Status::unavailable(message),
+        Error::CacheLost { .. }
+        | Error::ForeignCache { .. }
+        | Error::LogitsFrom { .. }
+        | Error::Overflow { .. }
+        | Error::Token { .. } => Status::internal(message),
+    }
+}

@@ -1,0 +1,42 @@
+//! `draft-svc`: a draft model behind `outrider.v1.DraftService`.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context;
+use clap::Parser;
+use model::{Compute, Source};
+use telemetry::{Tracer, logs, names, server};
+use tokio::net::TcpListener;
+
+/// Serves a draft model: it proposes the tokens that a target then verifies
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// The model: embedded:draft, embedded:target, or the path of a safetensors file with its JSON beside it
+    #[arg(long, env = "OUTRIDER_MODEL", value_name = "MODEL", default_value = "embedded:draft")]
+    model: Source,
+
+    /// Address to listen on; it says which port it got where that is 0
+    #[arg(long, env = "OUTRIDER_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7101")]
+    listen: SocketAddr,
+
+    #[command(flatten)]
+    config: service::Config,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Args { model, listen, config } = Args::parse();
+    logs::init("info");
+    let tracer = Tracer::from_env(names::service::DRAFT)?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}"))?;
+    tracing::info!(address = %listener.local_addr()?, %model, "draft-svc listens");
+
+    let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());
+    let load = service::load("draft-model", model, compute, limits);
+    let served = draft_svc::serve(listener, load, tracer.clone(), server::termination(), config.grace).await;
+    tokio::task::spawn_blocking(move || tracer.shutdown()).await?;
+    Ok(served?)
+}

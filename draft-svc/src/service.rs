@@ -1,0 +1,105 @@
+//! `DraftService`: decode → session → encode.
+
+use model::{Answer, AnswerError, DraftSession, Open, OpenError, Propose, Worker};
+use proto::v1::{
+    self, DraftSessionRequest, DraftSessionResponse, draft_service_server::DraftService, draft_session_request,
+    draft_session_response,
+};
+use service::{Host, Role, session, wire};
+use telemetry::names::span;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Proposes with the model of `host`.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) host: Host,
+}
+
+#[tonic::async_trait]
+impl DraftService for Draft {
+    type DraftSessionStream = session::Answers<DraftSessionResponse>;
+
+    async fn draft_session(
+        &self,
+        request: Request<Streaming<DraftSessionRequest>>,
+    ) -> Result<Response<Self::DraftSessionStream>, Status> {
+        Ok(session::start::<Drafting>(self.host.clone(), request.into_inner()))
+    }
+}
+
+struct Drafting(DraftSession);
+
+impl Role for Drafting {
+    type Request = DraftSessionRequest;
+    type Response = DraftSessionResponse;
+    const METHOD: &'static str = "outrider.v1.DraftService/DraftSession";
+
+    fn as_open(request: DraftSessionRequest) -> Option<v1::Open> {
+        match request.message {
+            Some(draft_session_request::Message::Open(open)) => Some(open),
+            _ => None,
+        }
+    }
+
+    async fn open(worker: &Worker, open: Open) -> Result<(Self, Answer), OpenError> {
+        let (session, answer) = DraftSession::open(worker, open).await?;
+        Ok((Self(session), answer))
+    }
+
+    fn opened(opened: v1::Opened) -> DraftSessionResponse {
+        respond(draft_session_response::Message::Opened(opened))
+    }
+
+    fn base_len(&self) -> usize {
+        self.0.base_len()
+    }
+
+    async fn answer(
+        &mut self,
+        request: DraftSessionRequest,
+        desk: &mut session::Desk,
+    ) -> Result<Option<DraftSessionResponse>, Status> {
+        let v1::Propose {
+            cycle,
+            base_len,
+            tokens,
+            gamma,
+            trace,
+        } = match request.message {
+            Some(draft_session_request::Message::Propose(propose)) => propose,
+            Some(draft_session_request::Message::Open(_)) => return Err(session::opened_twice()),
+            None => return Ok(None),
+        };
+        let Some(mut exchange) = desk.begin(span::PROPOSE, cycle, trace) else {
+            return Ok(None);
+        };
+        let message = Propose {
+            base_len: base_len as usize,
+            tokens,
+            gamma: gamma as usize,
+        };
+        let message = match self.0.propose(message).await {
+            Ok(Answer {
+                tokens,
+                confidences,
+                cost,
+            }) => {
+                let cost = Some(exchange.cost(&cost));
+                draft_session_response::Message::Proposal(v1::Proposal {
+                    cycle,
+                    base_len,
+                    tokens,
+                    confidences,
+                    cost,
+                })
+            }
+            Err(AnswerError::Refused(refusal)) => draft_session_response::Message::Rejected(exchange.refuse(refusal)),
+            Err(AnswerError::Failed(error)) => return Err(wire::failure_status(&error)),
+        };
+        Ok(Some(respond(message)))
+    }
+}
+
+fn respond(message: draft_session_response::Message) -> DraftSessionResponse {
+    DraftSessionResponse { message: Some(message) }
+}

@@ -6,10 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["model", "session", "draft", "target"].map(|name| format!("outrider/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=outrider");
     let mut compiler = protox::Compiler::new(["."])?;
-    compiler
-        .include_source_info(true)
-        .include_imports(true)
-        .open_files(&files)?;
+    compiler.include_source_info(true).include_imports(true).open_files(&files)?;
 
     // Reflection serves this set to clients that know no `.proto` file.
     let descriptors = PathBuf::from(env::var("OUT_DIR")?).join("outrider_descriptor.bin");

@@ -159,10 +159,7 @@ async fn run(
 ) -> Result<Run, Error> {
     let request = Request {
         prompt: plan.prompts[round % plan.prompts.len()].clone(),
-        sampling: Sampling {
-            seed: plan.sampling.seed.wrapping_add(round as u64),
-            ..plan.sampling
-        },
+        sampling: Sampling { seed: plan.sampling.seed.wrapping_add(round as u64), ..plan.sampling },
         max_tokens: plan.max_tokens,
         gamma,
         stop: Vec::new(),
@@ -185,13 +182,7 @@ impl Measured {
     fn new(plan: &Plan, echo: Echo) -> Self {
         let empty = || vec![Vec::new(); plan.gammas.len()];
         let pairs = plan.gammas.iter().map(|_| Vec::new()).collect();
-        Self {
-            echo,
-            pairs,
-            proposes: empty(),
-            verifies: empty(),
-            roofs: Vec::new(),
-        }
+        Self { echo, pairs, proposes: empty(), verifies: empty(), roofs: Vec::new() }
     }
 
     /// Roofs and echoes, between the runs: the machine that they are compared with is the one of this moment.
@@ -210,27 +201,14 @@ impl Measured {
 
     fn outcome(self, pair: &Pair, plan: &Plan) -> Outcome {
         let roofs = self.median_roofs();
-        let by_gamma: Vec<ByGamma> = (0..plan.gammas.len())
-            .map(|at| self.by_gamma(at, plan.gammas[at]))
-            .collect();
+        let by_gamma: Vec<ByGamma> = (0..plan.gammas.len()).map(|at| self.by_gamma(at, plan.gammas[at])).collect();
         let ar = self.baseline(roofs.target.map(|roofs| roofs.bytes_per_s));
         let (mut runs, alone) = (Vec::new(), pair.without_draft());
         for (ar, speculative) in self.pairs.into_iter().flatten() {
-            runs.push(CountedRun {
-                mode: "ar",
-                report: Report::new(ar, &alone, &roofs),
-            });
-            runs.push(CountedRun {
-                mode: "speculative",
-                report: Report::new(speculative, pair, &roofs),
-            });
+            runs.push(CountedRun { mode: "ar", report: Report::new(ar, &alone, &roofs) });
+            runs.push(CountedRun { mode: "speculative", report: Report::new(speculative, pair, &roofs) });
         }
-        Outcome {
-            runs,
-            speedup: by_gamma.first().and_then(|first| first.speedup),
-            by_gamma,
-            ar,
-        }
+        Outcome { runs, speedup: by_gamma.first().and_then(|first| first.speedup), by_gamma, ar }
     }
 
     fn median_roofs(&self) -> PairRoofs {
@@ -243,10 +221,7 @@ impl Measured {
                 memory_bytes_per_s: value(|roofs| roofs.memory_bytes_per_s)?,
             })
         };
-        PairRoofs {
-            draft: side(|roofs| roofs.draft),
-            target: side(|roofs| roofs.target),
-        }
+        PairRoofs { draft: side(|roofs| roofs.draft), target: side(|roofs| roofs.target) }
     }
 
     fn by_gamma(&self, at: usize, gamma: usize) -> ByGamma {
@@ -259,30 +234,19 @@ impl Measured {
         };
         let through = ratios(Run::output_tokens_per_s);
         let mut acceptance = speculative::Acceptance::new();
-        pairs
-            .iter()
-            .for_each(|(_, speculative)| acceptance.merge(&speculative.acceptance));
+        pairs.iter().for_each(|(_, speculative)| acceptance.merge(&speculative.acceptance));
         let decode = median(&forwards(pairs.iter().map(|(ar, _)| ar), 0));
         let verify = median(&forwards(pairs.iter().map(|(_, speculative)| speculative), gamma));
         ByGamma {
             gamma,
             pairs: pairs.len(),
-            identical: pairs
-                .iter()
-                .filter(|(ar, speculative)| ar.token_ids == speculative.token_ids)
-                .count(),
+            identical: pairs.iter().filter(|(ar, speculative)| ar.token_ids == speculative.token_ids).count(),
             speedup: median(&through),
             speedup_interval: median_interval(&through),
             speedup_at_target: median(&ratios(Run::output_tokens_per_s_at_target)),
-            theory: Theory::of(
-                pairs.iter().map(|(ar, _)| ar),
-                pairs.iter().map(|(_, speculative)| speculative),
-            ),
+            theory: Theory::of(pairs.iter().map(|(ar, _)| ar), pairs.iter().map(|(_, speculative)| speculative)),
             output_tokens_per_sec: median(
-                &pairs
-                    .iter()
-                    .filter_map(|(_, run)| run.output_tokens_per_s())
-                    .collect::<Vec<_>>(),
+                &pairs.iter().filter_map(|(_, run)| run.output_tokens_per_s()).collect::<Vec<_>>(),
             ),
             acceptance_rate: acceptance.acceptance_rate(),
             conditional_acceptance: acceptance.conditional_acceptance(),
@@ -300,12 +264,7 @@ impl Measured {
         let seconds = |echoes: &[Duration]| median(&echoes.iter().map(Duration::as_secs_f64).collect::<Vec<_>>());
         let (propose, verify) = (seconds(&self.proposes[at])?, seconds(&self.verifies[at])?);
         let cycle_s = median(&beside_the_models)?;
-        Some(Overhead {
-            cycle_s,
-            echo_propose_s: propose,
-            echo_verify_s: verify,
-            ratio: cycle_s / (propose + verify),
-        })
+        Some(Overhead { cycle_s, echo_propose_s: propose, echo_verify_s: verify, ratio: cycle_s / (propose + verify) })
     }
 
     fn baseline(&self, roof_bytes_per_s: Option<f64>) -> Baseline {

@@ -14,7 +14,6 @@ use telemetry::{
     Span, Tracer,
     names::{convention, span, spec},
 };
-use tokio::time;
 
 mod record;
 
@@ -59,9 +58,10 @@ pub async fn generate(
     let mut cancel = pin!(cancel);
     let outcome = loop {
         let step = async {
-            match &mut generation.target {
-                None => generation.prefill().await,
-                Some(_) => generation.cycle().await,
+            match (&generation.target, generation.warm) {
+                (None, _) => generation.prefill().await,
+                (Some(_), None) => generation.await_draft().await,
+                (Some(_), Some(_)) => generation.cycle().await,
             }
         };
         let outcome = tokio::select! {
@@ -69,11 +69,7 @@ pub async fn generate(
             () = &mut cancel => Ok(Some(StopReason::Cancelled)),
             outcome = step => outcome,
         };
-        generation
-            .text
-            .release(matches!(outcome, Ok(Some(_))))
-            .into_iter()
-            .for_each(&mut emit);
+        generation.text.release(matches!(outcome, Ok(Some(_)))).into_iter().for_each(&mut emit);
         match outcome {
             Ok(None) => {}
             Ok(Some(reason)) => break Ok(reason),
@@ -91,32 +87,16 @@ impl Request {
         let limits = target.description.limits.unwrap_or_default();
         let most = limits.max_prompt_tokens as usize;
         if !(1..=most).contains(&self.prompt.len()) {
-            return Err(Error::PromptLength {
-                tokens: self.prompt.len(),
-                most,
-                url: target.url.clone(),
-            });
+            return Err(Error::PromptLength { tokens: self.prompt.len(), most, url: target.url.clone() });
         }
         let within = |field, value, (least, most), service: &crate::Service| match (least..=most).contains(&value) {
             true => Ok(()),
             false => {
                 let (side, url) = (service.side, service.url.clone());
-                Err(Error::Limit {
-                    field,
-                    value,
-                    least,
-                    most,
-                    side,
-                    url,
-                })
+                Err(Error::Limit { field, value, least, most, side, url })
             }
         };
-        within(
-            "max_tokens",
-            self.max_tokens,
-            (1, limits.max_output_tokens as usize),
-            target,
-        )?;
+        within("max_tokens", self.max_tokens, (1, limits.max_output_tokens as usize), target)?;
         within("gamma", self.gamma, (0, limits.max_gamma as usize), target)?;
         match &pair.draft {
             Some(draft) => {
@@ -142,7 +122,10 @@ struct Generation<'a> {
     text: Text,
     span: Span,
     begun: Instant,
-    warm: Duration,
+    /// Spans both prefills; ends when both are done.
+    prefill_span: Span,
+    /// How long that took; `None` until then.
+    warm: Option<Duration>,
     time_to_first_token: Option<Duration>,
     cycles: Vec<Cycle>,
     acceptance: Acceptance,
@@ -169,7 +152,8 @@ impl<'a> Generation<'a> {
             text: Text::new(&request.stop),
             span,
             begun,
-            warm: Duration::ZERO,
+            prefill_span: Span::off(),
+            warm: None,
             time_to_first_token: None,
             cycles: Vec::new(),
             acceptance: Acceptance::new(),
@@ -179,28 +163,30 @@ impl<'a> Generation<'a> {
 
     /// Opens both sessions at the same time; the target's brings the first token.
     async fn prefill(&mut self) -> Step {
-        let span = self.span.child(span::PREFILL);
-        let due = time::Instant::now() + self.deadlines.draft;
+        self.prefill_span = self.span.child(span::PREFILL);
         if let Some(draft) = self.pair.draft.clone().filter(|_| self.request.gamma > 0) {
-            let open = self.open(&span);
-            // A prompt that fills the draft's context leaves nothing for it to propose.
-            if open.tokens.len() < draft.description.context_length as usize {
+            let open = self.open(&self.prefill_span);
+            // A prompt that the draft does not take leaves nothing for it to propose.
+            if open.tokens.len() <= draft.description.limits.unwrap_or_default().max_prompt_tokens as usize {
                 let target = self.pair.target.description.clone();
                 self.draft = Some(DraftLink::open(draft, target, open, self.deadlines.draft));
             }
         }
-        let open = self.open(&span);
+        let open = self.open(&self.prefill_span);
         let (target, first) = TargetLink::open(&self.pair.target, open, self.deadlines.target).await?;
         self.target = Some(target);
         self.time_to_first_token = Some(self.begun.elapsed());
+        Ok(self.emit(&Verdict { accepted: 0, tokens: vec![first] }))
+    }
+
+    /// Gives the draft what is left of its deadline to prefill. The first token is with the client already.
+    async fn await_draft(&mut self) -> Step {
         if let Some(draft) = &mut self.draft {
-            draft.opened(due).await;
+            draft.opened((self.begun + self.deadlines.draft).into()).await;
         }
-        self.warm = self.begun.elapsed();
-        Ok(self.emit(&Verdict {
-            accepted: 0,
-            tokens: vec![first],
-        }))
+        self.prefill_span = Span::off();
+        self.warm = Some(self.begun.elapsed());
+        Ok(None)
     }
 
     /// One cycle: propose → verify → commit.
@@ -223,9 +209,7 @@ impl<'a> Generation<'a> {
         let mut proposal = Vec::new();
         if gamma > 0 {
             let open = || self.open(&self.span);
-            let proposed = draft
-                .propose(cycle.number, &self.committed, gamma, open, &cycle.span)
-                .await;
+            let proposed = draft.propose(cycle.number, &self.committed, gamma, open, &cycle.span).await;
             cycle.draft = proposed.leg;
             proposal = proposed.tokens;
             if proposal.is_empty() {
@@ -239,9 +223,7 @@ impl<'a> Generation<'a> {
     /// The target's verdict on `proposal`, from one forward pass.
     async fn verify(&mut self, cycle: &mut Cycle, proposal: &[TokenId]) -> Result<Verdict, Error> {
         let target = self.target.as_mut().expect("the prefill has opened the session");
-        let (verdict, leg) = target
-            .verify(cycle.number, self.committed.len(), proposal, &cycle.span)
-            .await?;
+        let (verdict, leg) = target.verify(cycle.number, self.committed.len(), proposal, &cycle.span).await?;
         cycle.target = leg;
         Ok(verdict)
     }
@@ -268,23 +250,11 @@ impl<'a> Generation<'a> {
 
     /// What a session starts from now.
     fn open(&self, span: &Span) -> v1::Open {
-        let Sampling {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            seed,
-        } = self.request.sampling;
+        let Sampling { temperature, top_k, top_p, min_p, seed } = self.request.sampling;
         v1::Open {
             tokens: self.committed.clone(),
             prompt_len: self.request.prompt.len() as u32,
-            sampling: Some(v1::Sampling {
-                temperature,
-                top_k,
-                top_p: Some(top_p),
-                min_p,
-                seed,
-            }),
+            sampling: Some(v1::Sampling { temperature, top_k, top_p: Some(top_p), min_p, seed }),
             max_tokens: (self.longest - self.committed.len()) as u32,
             trace: trace_context(span),
         }
@@ -303,7 +273,7 @@ impl<'a> Generation<'a> {
             token_ids,
             stop_reason,
             trace_id: self.span.trace_id(),
-            warm: self.warm,
+            warm: self.warm.unwrap_or_else(|| self.begun.elapsed()),
             time_to_first_token: self.time_to_first_token,
             cycles: self.cycles,
             acceptance: self.acceptance,

@@ -36,9 +36,7 @@ pub(crate) struct Echo {
 impl Echo {
     pub(crate) async fn start() -> Result<Self, Error> {
         let failed = |problem: String| Error::Embedded { side: "echo", problem };
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| failed(error.to_string()))?;
         let address = listener.local_addr().map_err(|error| failed(error.to_string()))?;
         let listener = listener.into_std().map_err(|error| failed(error.to_string()))?;
         let serve = move || {
@@ -48,19 +46,11 @@ impl Echo {
                 let server = Server::builder()
                     .add_service(DraftServiceServer::new(Mirror))
                     .add_service(TargetServiceServer::new(Mirror));
-                server
-                    .serve_with_incoming(incoming)
-                    .await
-                    .map_err(std::io::Error::other)
+                server.serve_with_incoming(incoming).await.map_err(std::io::Error::other)
             })
         };
-        thread::Builder::new()
-            .name("echo".to_owned())
-            .spawn(serve)
-            .map_err(|error| failed(error.to_string()))?;
-        Ok(Self {
-            channel: pairing::channel("echo", &format!("http://{address}"))?,
-        })
+        thread::Builder::new().name("echo".to_owned()).spawn(serve).map_err(|error| failed(error.to_string()))?;
+        Ok(Self { channel: pairing::channel("echo", &format!("http://{address}"))? })
     }
 
     /// Round trips of a `Propose` for γ tokens, each with the answer that a draft would give.
@@ -70,18 +60,11 @@ impl Echo {
         let mut answers = client.draft_session(ReceiverStream::new(outgoing)).await?.into_inner();
         let mut round_trips = Vec::with_capacity(ROUND_TRIPS);
         for cycle in 0..ROUND_TRIPS as u64 {
-            let propose = Propose {
-                cycle,
-                base_len: 300,
-                tokens: vec![101; gamma + 1],
-                gamma: gamma as u32,
-                trace: None,
-            };
+            let propose =
+                Propose { cycle, base_len: 300, tokens: vec![101; gamma + 1], gamma: gamma as u32, trace: None };
             let message = Some(draft_session_request::Message::Propose(propose));
             let sent = Instant::now();
-            requests
-                .try_send(DraftSessionRequest { message })
-                .map_err(|_| Status::internal("the echo is stuck"))?;
+            requests.try_send(DraftSessionRequest { message }).map_err(|_| Status::internal("the echo is stuck"))?;
             answers.message().await?;
             round_trips.push(sent.elapsed());
         }
@@ -95,17 +78,10 @@ impl Echo {
         let mut answers = client.target_session(ReceiverStream::new(outgoing)).await?.into_inner();
         let mut round_trips = Vec::with_capacity(ROUND_TRIPS);
         for cycle in 0..ROUND_TRIPS as u64 {
-            let verify = Verify {
-                cycle,
-                base_len: 300,
-                proposed: vec![101; gamma],
-                trace: None,
-            };
+            let verify = Verify { cycle, base_len: 300, proposed: vec![101; gamma], trace: None };
             let message = Some(target_session_request::Message::Verify(verify));
             let sent = Instant::now();
-            requests
-                .try_send(TargetSessionRequest { message })
-                .map_err(|_| Status::internal("the echo is stuck"))?;
+            requests.try_send(TargetSessionRequest { message }).map_err(|_| Status::internal("the echo is stuck"))?;
             answers.message().await?;
             round_trips.push(sent.elapsed());
         }

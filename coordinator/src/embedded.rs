@@ -36,9 +36,7 @@ impl Embedded {
     /// # Errors
     /// A service that does not start.
     pub async fn start(with_draft: bool, threads: Option<NonZeroUsize>) -> Result<Self, Error> {
-        let threads = threads
-            .or_else(|| thread::available_parallelism().ok())
-            .unwrap_or(NonZeroUsize::MIN);
+        let threads = threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
         let compute = Arc::new(Compute::new(threads));
         let target = launch("target", EmbeddedModel::Target, compute.clone());
         let draft = with_draft.then(|| launch("draft", EmbeddedModel::Draft, compute));
@@ -72,18 +70,11 @@ impl Embedded {
 }
 
 /// A service that is starting: its address comes when it is ready.
-type Launch = (
-    oneshot::Receiver<Result<String, String>>,
-    oneshot::Sender<()>,
-    Option<thread::JoinHandle<()>>,
-);
+type Launch = (oneshot::Receiver<Result<String, String>>, oneshot::Sender<()>, Option<thread::JoinHandle<()>>);
 
 async fn ready(side: &'static str, (address, stop, thread): Launch) -> Result<Running, Error> {
     let failed = |problem: String| Error::Embedded { side, problem };
-    let url = address
-        .await
-        .unwrap_or_else(|_| Err("its thread ended".to_owned()))
-        .map_err(failed)?;
+    let url = address.await.unwrap_or_else(|_| Err("its thread ended".to_owned())).map_err(failed)?;
     let thread = thread.ok_or_else(|| failed("no thread".to_owned()))?;
     Ok(Running { url, stop, thread })
 }

@@ -32,26 +32,19 @@ impl<Q: Send + 'static, A> Duplex<Q, A> {
         call: impl AsyncFnOnce(ReceiverStream<Q>) -> Result<Response<Streaming<A>>, Status>,
     ) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(OUTBOX);
-        requests
-            .try_send(open)
-            .map_err(|_| Status::internal("an empty outbox has room"))?;
+        requests.try_send(open).map_err(|_| Status::internal("an empty outbox has room"))?;
         let answers = call(ReceiverStream::new(outgoing)).await?.into_inner();
         Ok(Self { requests, answers })
     }
 
     /// Queues a request. An outbox that is full belongs to a peer that has stopped reading.
     fn send(&self, request: Q) -> Result<(), Status> {
-        self.requests
-            .try_send(request)
-            .map_err(|_| Status::unavailable("the session's stream takes no more messages"))
+        self.requests.try_send(request).map_err(|_| Status::unavailable("the session's stream takes no more messages"))
     }
 
     /// The next answer; the end of the stream is an error.
     async fn next(&mut self) -> Result<A, Status> {
-        self.answers
-            .message()
-            .await?
-            .ok_or_else(|| Status::unavailable("the session's stream has ended"))
+        self.answers.message().await?.ok_or_else(|| Status::unavailable("the session's stream has ended"))
     }
 
     /// The next answer if it is here already.
@@ -77,18 +70,12 @@ fn leg(sent: Instant, cost: &Cost) -> Leg {
         network: round_trip - server,
         forward: Duration::from_nanos(cost.forward_ns),
         select: Duration::from_nanos(cost.select_ns),
-        work: Work {
-            flops: cost.flops,
-            bytes: cost.bytes,
-        },
+        work: Work { flops: cost.flops, bytes: cost.bytes },
     }
 }
 
 /// What makes the receiver's span a child of `span`.
 pub(crate) fn trace_context(span: &telemetry::Span) -> Option<v1::TraceContext> {
     let parent = span.propagate()?;
-    Some(v1::TraceContext {
-        traceparent: parent.traceparent,
-        tracestate: parent.tracestate,
-    })
+    Some(v1::TraceContext { traceparent: parent.traceparent, tracestate: parent.tracestate })
 }

@@ -51,12 +51,7 @@ impl Service {
             let (url, status) = (url.to_owned(), Box::new(status));
             Error::Unreachable { side, url, status }
         })?;
-        Ok(Self {
-            url: url.to_owned(),
-            side,
-            channel,
-            description,
-        })
+        Ok(Self { url: url.to_owned(), side, channel, description })
     }
 
     /// Has the service measure its roofs, which it does when no session is open. `None` where it cannot say.
@@ -70,29 +65,15 @@ impl Service {
     }
 
     fn supported(&self, role: Role) -> Result<(), Error> {
-        let DescribeResponse {
-            protocol_version,
-            tokenizer_fingerprint,
-            ..
-        } = &self.description;
+        let DescribeResponse { protocol_version, tokenizer_fingerprint, .. } = &self.description;
         let unsupported = |what, value: String, allowed| {
-            Err(Error::Unsupported {
-                side: self.side,
-                url: self.url.clone(),
-                what,
-                value,
-                allowed,
-            })
+            Err(Error::Unsupported { side: self.side, url: self.url.clone(), what, value, allowed })
         };
         if *protocol_version != proto::PROTOCOL_VERSION {
             return unsupported("protocol version", protocol_version.to_string(), "1");
         }
         if self.description.role() != role {
-            return unsupported(
-                "role",
-                self.description.role().as_str_name().to_owned(),
-                role.as_str_name(),
-            );
+            return unsupported("role", self.description.role().as_str_name().to_owned(), role.as_str_name());
         }
         if tokenizer_fingerprint != text::ASCII_FINGERPRINT {
             return unsupported("tokenizer", tokenizer_fingerprint.clone(), text::ASCII_FINGERPRINT);
@@ -134,10 +115,7 @@ impl Pair {
 
     /// The same target without its draft.
     pub fn without_draft(&self) -> Self {
-        Self {
-            draft: None,
-            target: self.target.clone(),
-        }
+        Self { draft: None, target: self.target.clone() }
     }
 }
 
@@ -148,9 +126,7 @@ pub(crate) async fn fits_again(draft: &Service, target: &DescribeResponse) -> Re
         && description.protocol_version == target.protocol_version;
     match same {
         true => Ok(()),
-        false => Err(Status::failed_precondition(
-            "the draft came back with another tokenizer or protocol",
-        )),
+        false => Err(Status::failed_precondition("the draft came back with another tokenizer or protocol")),
     }
 }
 
@@ -168,20 +144,14 @@ fn fits(draft: &Service, target: &Service) -> Result<(), Error> {
             }),
         }
     };
-    mismatch("protocol version", |description| {
-        description.protocol_version.to_string()
-    })?;
+    mismatch("protocol version", |description| description.protocol_version.to_string())?;
     mismatch("tokenizer", |description| description.tokenizer_fingerprint.clone())?;
     mismatch("tokenizer size", |description| description.tokenizer_size.to_string())
 }
 
 /// A channel that connects when it is first used and again whenever the connection is lost.
 pub(crate) fn channel(side: &'static str, url: &str) -> Result<Channel, Error> {
-    let bad = |problem: String| Error::Address {
-        side,
-        url: url.to_owned(),
-        problem,
-    };
+    let bad = |problem: String| Error::Address { side, url: url.to_owned(), problem };
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(error.to_string()))?;
     if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().authority().is_none() {
         return Err(bad("it is not an http URL".to_owned()));
@@ -200,9 +170,6 @@ async fn describe(channel: &Channel, measure_roofs: bool) -> Result<DescribeResp
     let call = client.describe(DescribeRequest { measure_roofs });
     match time::timeout(DESCRIBE_TIMEOUT, call).await {
         Ok(answer) => answer.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!(
-            "no answer within {} s",
-            DESCRIBE_TIMEOUT.as_secs()
-        ))),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", DESCRIBE_TIMEOUT.as_secs()))),
     }
 }

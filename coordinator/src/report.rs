@@ -149,10 +149,7 @@ impl PairRoofs {
             Some(draft) => draft.measure_roofs().await,
             None => None,
         };
-        Self {
-            draft,
-            target: pair.target.measure_roofs().await,
-        }
+        Self { draft, target: pair.target.measure_roofs().await }
     }
 }
 
@@ -164,11 +161,7 @@ impl Report {
         let walls: Vec<f64> = run.cycles.iter().map(|cycle| cycle.wall.as_secs_f64()).collect();
         Self {
             phase: if drafted { "decode-speculative" } else { "decode" },
-            draft_params: pair
-                .draft
-                .as_ref()
-                .filter(|_| drafted)
-                .map(|draft| draft.description.parameters),
+            draft_params: pair.draft.as_ref().filter(|_| drafted).map(|draft| draft.description.parameters),
             target_params: pair.target.description.parameters,
             gamma: run.gamma,
             prefill_ctx: run.prompt_tokens,
@@ -295,11 +288,7 @@ impl From<&Service> for ServiceReport {
         let limits = description.limits.unwrap_or_default();
         Self {
             url: service.url.clone(),
-            role: description
-                .role()
-                .as_str_name()
-                .trim_start_matches("ROLE_")
-                .to_lowercase(),
+            role: description.role().as_str_name().trim_start_matches("ROLE_").to_lowercase(),
             protocol_version: description.protocol_version,
             model: description.model,
             model_fingerprint: description.model_fingerprint,

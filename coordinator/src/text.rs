@@ -46,10 +46,7 @@ pub struct Text {
 impl Text {
     /// An empty text that ends before the first of `stops`; empty stop strings never match.
     pub fn new(stops: &[String]) -> Self {
-        Self {
-            stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
-            ..Self::default()
-        }
+        Self { stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(), ..Self::default() }
     }
 
     /// Adds a token; `true` when it completes a stop string, which is then cut off.
@@ -75,20 +72,13 @@ impl Text {
 
     /// What has become certain since the last call; all of the rest when `ended`.
     pub fn release(&mut self, ended: bool) -> Vec<Piece> {
-        let held = if ended {
-            0
-        } else {
-            self.stops.iter().map(|stop| self.overlap(stop)).max().unwrap_or(0)
-        };
+        let held = if ended { 0 } else { self.stops.iter().map(|stop| self.overlap(stop)).max().unwrap_or(0) };
         let certain = self.text.len() - held;
         let mut pieces = Vec::new();
         for &(end, accepted) in &self.runs {
             let end = end.min(certain);
             if end > self.released {
-                pieces.push(Piece {
-                    text: self.text[self.released..end].to_owned(),
-                    accepted,
-                });
+                pieces.push(Piece { text: self.text[self.released..end].to_owned(), accepted });
                 self.released = end;
             }
         }
@@ -155,14 +145,7 @@ mod tests {
         for (byte, accepted) in [(b'a', true), (b'b', true), (b'c', false), (b'd', true)] {
             text.push(byte.into(), accepted);
         }
-        let pieces: Vec<_> = text
-            .release(false)
-            .into_iter()
-            .map(|piece| (piece.text, piece.accepted))
-            .collect();
-        assert_eq!(
-            pieces,
-            [("ab".to_owned(), true), ("c".to_owned(), false), ("d".to_owned(), true)]
-        );
+        let pieces: Vec<_> = text.release(false).into_iter().map(|piece| (piece.text, piece.accepted)).collect();
+        assert_eq!(pieces, [("ab".to_owned(), true), ("c".to_owned(), false), ("d".to_owned(), true)]);
     }
 }

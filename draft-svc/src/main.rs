@@ -29,9 +29,7 @@ async fn main() -> anyhow::Result<()> {
     let Args { model, listen, config } = Args::parse();
     logs::init("info");
     let tracer = Tracer::from_env(names::service::DRAFT)?;
-    let listener = TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("cannot listen on {listen}"))?;
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(address = %listener.local_addr()?, %model, "draft-svc listens");
 
     let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());

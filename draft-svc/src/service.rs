@@ -59,13 +59,7 @@ impl Role for Drafting {
         request: DraftSessionRequest,
         desk: &mut session::Desk,
     ) -> Result<Option<DraftSessionResponse>, Status> {
-        let v1::Propose {
-            cycle,
-            base_len,
-            tokens,
-            gamma,
-            trace,
-        } = match request.message {
+        let v1::Propose { cycle, base_len, tokens, gamma, trace } = match request.message {
             Some(draft_session_request::Message::Propose(propose)) => propose,
             Some(draft_session_request::Message::Open(_)) => return Err(session::opened_twice()),
             None => return Ok(None),
@@ -73,25 +67,11 @@ impl Role for Drafting {
         let Some(mut exchange) = desk.begin(span::PROPOSE, cycle, trace) else {
             return Ok(None);
         };
-        let message = Propose {
-            base_len: base_len as usize,
-            tokens,
-            gamma: gamma as usize,
-        };
+        let message = Propose { base_len: base_len as usize, tokens, gamma: gamma as usize };
         let message = match self.0.propose(message).await {
-            Ok(Answer {
-                tokens,
-                confidences,
-                cost,
-            }) => {
+            Ok(Answer { tokens, confidences, cost }) => {
                 let cost = Some(exchange.cost(&cost));
-                draft_session_response::Message::Proposal(v1::Proposal {
-                    cycle,
-                    base_len,
-                    tokens,
-                    confidences,
-                    cost,
-                })
+                draft_session_response::Message::Proposal(v1::Proposal { cycle, base_len, tokens, confidences, cost })
             }
             Err(AnswerError::Refused(refusal)) => draft_session_response::Message::Rejected(exchange.refuse(refusal)),
             Err(AnswerError::Failed(error)) => return Err(wire::failure_status(&error)),

@@ -6,6 +6,8 @@
 pub mod v1 {
     #![expect(
         missing_docs,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
         reason = "the generated items carry the comments of the .proto files; the rest is prost's and tonic's"
     )]
     tonic::include_proto!("outrider.v1");

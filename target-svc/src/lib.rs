@@ -31,12 +31,8 @@ pub async fn serve(
     grace: Duration,
 ) -> Result<(), Error> {
     let host = Host::new(tracer);
-    let routes = Routes::new(TargetServiceServer::new(service::Target { host: host.clone() })).add_service(
-        ModelServiceServer::new(Describe {
-            host: host.clone(),
-            role: Role::Target,
-        }),
-    );
+    let routes = Routes::new(TargetServiceServer::new(service::Target { host: host.clone() }))
+        .add_service(ModelServiceServer::new(Describe { host: host.clone(), role: Role::Target }));
     let names = [target_service_server::SERVICE_NAME, model_service_server::SERVICE_NAME];
     ::service::serve(host, listener, (routes, &names), load, stop, grace).await
 }

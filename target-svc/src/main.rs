@@ -13,12 +13,7 @@ use tokio::net::TcpListener;
 #[command(version)]
 struct Args {
     /// The model: embedded:target, embedded:draft, or the path of a safetensors file with its JSON beside it
-    #[arg(
-        long,
-        env = "OUTRIDER_MODEL",
-        value_name = "MODEL",
-        default_value = "embedded:target"
-    )]
+    #[arg(long, env = "OUTRIDER_MODEL", value_name = "MODEL", default_value = "embedded:target")]
     model: Source,
 
     /// Address to listen on; it says which port it got where that is 0
@@ -34,9 +29,7 @@ async fn main() -> anyhow::Result<()> {
     let Args { model, listen, config } = Args::parse();
     logs::init("info");
     let tracer = Tracer::from_env(names::service::TARGET)?;
-    let listener = TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("cannot listen on {listen}"))?;
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(address = %listener.local_addr()?, %model, "target-svc listens");
 
     let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());

@@ -59,12 +59,7 @@ impl Role for Verifying {
         request: TargetSessionRequest,
         desk: &mut session::Desk,
     ) -> Result<Option<TargetSessionResponse>, Status> {
-        let v1::Verify {
-            cycle,
-            base_len,
-            proposed,
-            trace,
-        } = match request.message {
+        let v1::Verify { cycle, base_len, proposed, trace } = match request.message {
             Some(target_session_request::Message::Verify(verify)) => verify,
             Some(target_session_request::Message::Open(_)) => return Err(session::opened_twice()),
             None => return Ok(None),
@@ -72,22 +67,13 @@ impl Role for Verifying {
         let Some(mut exchange) = desk.begin(span::VERIFY, cycle, trace) else {
             return Ok(None);
         };
-        let message = Verify {
-            base_len: base_len as usize,
-            proposed,
-        };
+        let message = Verify { base_len: base_len as usize, proposed };
         let message = match self.0.verify(&message).await {
             Ok(Answer { tokens, cost, .. }) => {
                 let (base_len, accepted) = (self.base_len() as u32, tokens.len() as u32 - 1);
                 exchange.span.set(spec::ACCEPTED, i64::from(accepted));
                 let cost = Some(exchange.cost(&cost));
-                target_session_response::Message::Verdict(v1::Verdict {
-                    cycle,
-                    base_len,
-                    accepted,
-                    tokens,
-                    cost,
-                })
+                target_session_response::Message::Verdict(v1::Verdict { cycle, base_len, accepted, tokens, cost })
             }
             Err(AnswerError::Refused(refusal)) => target_session_response::Message::Rejected(exchange.refuse(refusal)),
             Err(AnswerError::Failed(error)) => return Err(wire::failure_status(&error)),

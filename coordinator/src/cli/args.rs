@@ -1,14 +1,17 @@
 //! The flags, with their ranges.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{num::NonZeroUsize, ops::RangeInclusive, time::Duration};
 
-use clap::{ArgGroup, Args, value_parser};
+use clap::{ArgGroup, Args};
 use speculative::Sampling;
 
 use crate::Deadlines;
 
 /// Most tokens that a run may ask for.
-const MOST_TOKENS: i64 = 1 << 20;
+const MOST_TOKENS: u64 = 1 << 20;
+
+/// Most threads that may be asked for.
+const MOST_THREADS: u64 = 1024;
 
 #[derive(Args, Debug)]
 pub(super) struct GenerateArgs {
@@ -17,7 +20,7 @@ pub(super) struct GenerateArgs {
     pub(super) prompt: String,
 
     /// Tokens that the draft proposes in a cycle, 0 to 32; 0 decodes with the target alone
-    #[arg(long, value_name = "N", default_value = "4", allow_negative_numbers = true, value_parser = value_parser!(u32).range(0..=32))]
+    #[arg(long, value_name = "N", default_value = "4", allow_negative_numbers = true, value_parser = whole::<u32>(0..=32))]
     pub(super) gamma: u32,
 
     /// Decode with the target alone, the same as --gamma 0
@@ -25,7 +28,7 @@ pub(super) struct GenerateArgs {
     pub(super) ar: bool,
 
     /// Tokens to generate
-    #[arg(long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = value_parser!(u32).range(1..=MOST_TOKENS))]
+    #[arg(long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = whole::<u32>(1..=MOST_TOKENS))]
     pub(super) max_tokens: u32,
 
     /// End the text before this string; may be given several times
@@ -50,15 +53,15 @@ pub(super) struct BenchArgs {
     pub(super) prompt: Option<String>,
 
     /// The γ to measure, each 1 to 32; the first one's speed-up is the benchmark's
-    #[arg(long, value_name = "N,N,…", default_value = "4,2,8", value_delimiter = ',', allow_negative_numbers = true, value_parser = value_parser!(u32).range(1..=32))]
+    #[arg(long, value_name = "N,N,…", default_value = "4,2,8", value_delimiter = ',', allow_negative_numbers = true, value_parser = whole::<u32>(1..=32))]
     pub(super) gamma: Vec<u32>,
 
     /// Counted pairs of an AR and a speculative run for each γ, after one that is dropped
-    #[arg(long, value_name = "N", default_value = "15", allow_negative_numbers = true, value_parser = value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value = "15", allow_negative_numbers = true, value_parser = whole::<u32>(1..=10_000))]
     pub(super) pairs: u32,
 
     /// Tokens of each run
-    #[arg(long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = value_parser!(u32).range(2..=MOST_TOKENS))]
+    #[arg(long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = whole::<u32>(2..=MOST_TOKENS))]
     pub(super) max_tokens: u32,
 
     #[command(flatten)]
@@ -91,7 +94,7 @@ pub(super) struct SamplingArgs {
     temperature: f64,
 
     /// Keep the K likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", default_value = "0", allow_negative_numbers = true, value_parser = whole::<u32>(0..=u64::from(u32::MAX)))]
     top_k: u32,
 
     /// Keep the shortest list of tokens that holds this share of the probability, above 0 to 1; 1 keeps all
@@ -103,26 +106,14 @@ pub(super) struct SamplingArgs {
     min_p: f64,
 
     /// Seed of the noise that draft and target share; the same seed gives the same output
-    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = whole::<u64>(0..=u64::MAX))]
     seed: u64,
 }
 
 impl SamplingArgs {
     pub(super) fn sampling(self) -> Sampling {
-        let Self {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            seed,
-        } = self;
-        Sampling {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            seed,
-        }
+        let Self { temperature, top_k, top_p, min_p, seed } = self;
+        Sampling { temperature, top_k, top_p, min_p, seed }
     }
 }
 
@@ -138,7 +129,7 @@ pub(super) struct ServiceArgs {
     pub(super) target: Option<String>,
 
     /// Threads of the embedded pair [default: the processors that this process may use]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     pub(super) threads: Option<NonZeroUsize>,
 
     /// How long a cycle waits for the draft's proposal, for example 50ms
@@ -152,40 +143,40 @@ pub(super) struct ServiceArgs {
 
 impl ServiceArgs {
     pub(super) fn deadlines(&self) -> Deadlines {
-        Deadlines {
-            draft: self.draft_deadline,
-            target: self.target_deadline,
-        }
+        Deadlines { draft: self.draft_deadline, target: self.target_deadline }
     }
 }
 
+/// A whole number in `range`, which the message names whatever was given instead.
+fn whole<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let value = text.parse().ok().filter(|value| range.contains(value));
+        let value = value.and_then(|value| T::try_from(value).ok());
+        value.ok_or_else(|| format!("allowed: a whole number, {} to {}", range.start(), range.end()))
+    }
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let threads = whole::<usize>(1..=MOST_THREADS)(text)?;
+    NonZeroUsize::new(threads).ok_or_else(|| "allowed: 1 or more".to_owned())
+}
+
 fn temperature(text: &str) -> Result<f64, String> {
-    checked(text, |temperature| Sampling {
-        temperature,
-        ..Sampling::greedy()
-    })
+    checked(text, |temperature| Sampling { temperature, ..Sampling::greedy() })
 }
 
 fn top_p(text: &str) -> Result<f64, String> {
-    checked(text, |top_p| Sampling {
-        top_p,
-        ..Sampling::greedy()
-    })
+    checked(text, |top_p| Sampling { top_p, ..Sampling::greedy() })
 }
 
 fn min_p(text: &str) -> Result<f64, String> {
-    checked(text, |min_p| Sampling {
-        min_p,
-        ..Sampling::greedy()
-    })
+    checked(text, |min_p| Sampling { min_p, ..Sampling::greedy() })
 }
 
 fn checked(text: &str, with: impl Fn(f64) -> Sampling) -> Result<f64, String> {
-    let value = text.parse::<f64>().map_err(|error| error.to_string())?;
-    with(value)
-        .validate()
-        .map(|()| value)
-        .map_err(|error| error.to_string())
+    // What is no number is out of every range, as NaN is.
+    let value = text.parse().unwrap_or(f64::NAN);
+    with(value).validate().map(|()| value).map_err(|error| error.to_string())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -25,11 +25,7 @@ use crate::{
 use pair::Connected;
 
 /// Prompts of a benchmark that is given none.
-const PROMPTS: [&str; 3] = [
-    "ROMEO:",
-    "First Citizen:\nBefore we proceed any further, ",
-    "KING RICHARD II:\nO, ",
-];
+const PROMPTS: [&str; 3] = ["ROMEO:", "First Citizen:\nBefore we proceed any further, ", "KING RICHARD II:\nO, "];
 
 pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");
@@ -45,10 +41,7 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
         gamma,
         stop: args.stop,
     };
-    let Some(connected) = interruptible(Connected::new(&args.services, gamma > 0))
-        .await
-        .transpose()?
-    else {
+    let Some(connected) = interruptible(Connected::new(&args.services, gamma > 0)).await.transpose()? else {
         return Ok(End::Interrupted);
     };
     let outcome = write_text(&connected, &args.services, request, args.json).await;
@@ -64,25 +57,15 @@ async fn write_text(
     json: bool,
 ) -> anyhow::Result<End> {
     let (pieces, written) = mpsc::channel::<Piece>();
-    let prompt: String = if json {
-        String::new()
-    } else {
-        request.prompt.iter().filter_map(|&id| char::from_u32(id)).collect()
-    };
+    let prompt: String =
+        if json { String::new() } else { request.prompt.iter().filter_map(|&id| char::from_u32(id)).collect() };
     let writer = thread::spawn(move || write_pieces(&prompt, &written, json));
     let emit = move |piece| drop(pieces.send(piece));
     let run = run(connected, services, request.clone(), emit).await;
-    writer
-        .join()
-        .expect("the writer does not panic")
-        .context("the text cannot be written")?;
+    writer.join().expect("the writer does not panic").context("the text cannot be written")?;
     let run = run?;
 
-    let end = if run.stop_reason == StopReason::Cancelled {
-        End::Interrupted
-    } else {
-        End::Done
-    };
+    let end = if run.stop_reason == StopReason::Cancelled { End::Interrupted } else { End::Done };
     // The embedded pair is the demonstration: its summary sets the target alone beside the run.
     let alone = match !json && connected.is_embedded() && request.gamma > 0 && end == End::Done {
         true => Some(self::run(connected, services, Request { gamma: 0, ..request }, |_| {}).await?),
@@ -112,15 +95,7 @@ async fn run(
     emit: impl FnMut(Piece),
 ) -> Result<Run, crate::Error> {
     let interrupt = async { drop(signal::ctrl_c().await) };
-    cycle::generate(
-        &connected.pair,
-        request,
-        services.deadlines(),
-        &connected.tracer,
-        emit,
-        interrupt,
-    )
-    .await
+    cycle::generate(&connected.pair, request, services.deadlines(), &connected.tracer, emit, interrupt).await
 }
 
 fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io::Result<()> {
@@ -146,10 +121,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");
     let prompts = match &args.prompt {
         Some(prompt) => vec![text::encode(prompt)?],
-        None => PROMPTS
-            .iter()
-            .map(|prompt| text::encode(prompt))
-            .collect::<Result<_, _>>()?,
+        None => PROMPTS.iter().map(|prompt| text::encode(prompt)).collect::<Result<_, _>>()?,
     };
     let plan = benchmark::Plan {
         gammas: args.gamma.iter().map(|&gamma| gamma as usize).collect(),
@@ -167,12 +139,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
         bar.set_position(done as u64);
     };
     let (pair, deadlines) = (&connected.pair, args.services.deadlines());
-    let bench = benchmark::Bench {
-        pair,
-        deadlines,
-        tracer: &connected.tracer,
-        progress: &progress,
-    };
+    let bench = benchmark::Bench { pair, deadlines, tracer: &connected.tracer, progress: &progress };
     let outcome = benchmark::bench(bench, &plan, async { drop(signal::ctrl_c().await) }).await;
     bar.finish_and_clear();
     connected.close().await;
@@ -193,9 +160,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
 
 pub(super) async fn describe(args: DescribeArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");
-    let service = interruptible(Service::connect("service", &args.url))
-        .await
-        .transpose()?;
+    let service = interruptible(Service::connect("service", &args.url)).await.transpose()?;
     let Some(service) = service else {
         return Ok(End::Interrupted);
     };
@@ -219,9 +184,7 @@ fn read_prompt() -> anyhow::Result<String> {
         eprintln!("reading the prompt from the terminal, end it with Ctrl-D");
     }
     let mut prompt = Vec::new();
-    io::stdin()
-        .read_to_end(&mut prompt)
-        .context("the prompt cannot be read from standard input")?;
+    io::stdin().read_to_end(&mut prompt).context("the prompt cannot be read from standard input")?;
     String::from_utf8(prompt).context("the prompt on standard input is not UTF-8, allowed: ASCII text")
 }
 

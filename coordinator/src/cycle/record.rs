@@ -31,10 +31,7 @@ pub struct Leg {
 impl Leg {
     /// A wait since `sent` that brought nothing: the network's, as far as the coordinator can tell.
     pub(crate) fn waited(sent: Instant) -> Self {
-        Self {
-            network: sent.elapsed(),
-            ..Self::default()
-        }
+        Self { network: sent.elapsed(), ..Self::default() }
     }
 
     /// The whole round trip.
@@ -174,12 +171,7 @@ impl Run {
 
     /// The same with network and coordinator taken out; of an AR run, what the target alone would give.
     pub fn output_tokens_per_s_at_target(&self) -> Option<f64> {
-        self.rate(
-            self.cycles
-                .iter()
-                .map(|cycle| cycle.target.compute + cycle.target.queue)
-                .sum(),
-        )
+        self.rate(self.cycles.iter().map(|cycle| cycle.target.compute + cycle.target.queue).sum())
     }
 
     fn rate(&self, time: Duration) -> Option<f64> {

@@ -70,13 +70,7 @@ impl DraftLink {
     /// Begins to open the session; [`DraftLink::opened`] waits for it.
     pub(crate) fn open(service: Service, target: DescribeResponse, open: v1::Open, deadline: Duration) -> Self {
         let state = State::Opening(tokio::spawn(open_stream(service.clone(), open)));
-        Self {
-            service,
-            target,
-            deadline,
-            state,
-            pause: FIRST_PAUSE,
-        }
+        Self { service, target, deadline, state, pause: FIRST_PAUSE }
     }
 
     /// Waits until the prefill is done, the attempt has failed, or `deadline` has passed.
@@ -103,23 +97,14 @@ impl DraftLink {
         span: &Span,
     ) -> Proposed {
         self.settle(open).await;
-        let (mut stream, sent) = match std::mem::replace(
-            &mut self.state,
-            State::Down {
-                retry_at: Instant::now(),
-            },
-        ) {
+        let (mut stream, sent) = match std::mem::replace(&mut self.state, State::Down { retry_at: Instant::now() }) {
             State::Ready(stream) => (stream, Instant::now()),
             away => {
                 self.state = away;
                 return Proposed::default();
             }
         };
-        let asked = Asked {
-            cycle,
-            base_len: committed.len(),
-            gamma,
-        };
+        let asked = Asked { cycle, base_len: committed.len(), gamma };
         let propose = Propose {
             cycle,
             base_len: committed.len() as u32,
@@ -136,36 +121,20 @@ impl DraftLink {
             Ok(Ok(Some(proposal))) => {
                 let leg = leg(sent, proposal.cost.as_ref().unwrap_or(&v1::Cost::default()));
                 self.state = State::Ready(stream);
-                Proposed {
-                    tokens: self.checked(asked, proposal),
-                    leg: Some(leg),
-                }
+                Proposed { tokens: self.checked(asked, proposal), leg: Some(leg) }
             }
             Ok(Ok(None)) => {
                 self.state = State::Ready(stream);
-                Proposed {
-                    tokens: Vec::new(),
-                    leg: Some(Leg::waited(sent)),
-                }
+                Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
             }
             Ok(Err(status)) => {
                 self.lost(&status);
-                Proposed {
-                    tokens: Vec::new(),
-                    leg: Some(Leg::waited(sent)),
-                }
+                Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
             }
             Err(_) => {
-                tracing::warn!(
-                    cycle,
-                    deadline_ms = self.deadline.as_millis() as u64,
-                    "the draft missed its deadline"
-                );
+                tracing::warn!(cycle, deadline_ms = self.deadline.as_millis() as u64, "the draft missed its deadline");
                 self.state = State::Late(stream, asked);
-                Proposed {
-                    tokens: Vec::new(),
-                    leg: Some(Leg::waited(sent)),
-                }
+                Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
             }
         }
     }
@@ -173,12 +142,7 @@ impl DraftLink {
     /// Takes what has happened since the last cycle, without waiting: an opened stream, a late answer, a pause that is
     /// over.
     async fn settle(&mut self, open: impl FnOnce() -> v1::Open) {
-        let state = std::mem::replace(
-            &mut self.state,
-            State::Down {
-                retry_at: Instant::now(),
-            },
-        );
+        let state = std::mem::replace(&mut self.state, State::Down { retry_at: Instant::now() });
         self.state = match state {
             State::Opening(task) if task.is_finished() => {
                 let outcome = task.await.unwrap_or_else(|_| Err(Status::internal("opening panicked")));
@@ -192,11 +156,9 @@ impl DraftLink {
                     return;
                 }
             },
-            State::Down { retry_at } if retry_at <= Instant::now() => State::Opening(tokio::spawn(reopen_stream(
-                self.service.clone(),
-                self.target.clone(),
-                open(),
-            ))),
+            State::Down { retry_at } if retry_at <= Instant::now() => {
+                State::Opening(tokio::spawn(reopen_stream(self.service.clone(), self.target.clone(), open())))
+            }
             unchanged => unchanged,
         };
     }
@@ -231,10 +193,7 @@ impl DraftLink {
         match honest {
             true => proposal.tokens,
             false => {
-                tracing::warn!(
-                    cycle = asked.cycle,
-                    "the draft's proposal breaks the protocol and counts as none"
-                );
+                tracing::warn!(cycle = asked.cycle, "the draft's proposal breaks the protocol and counts as none");
                 Vec::new()
             }
         }
@@ -278,11 +237,7 @@ impl Stream {
                 Ok(Some(Some(proposal)))
             }
             Some(draft_session_response::Message::Rejected(rejected)) if rejected.cycle == asked.cycle => {
-                tracing::warn!(
-                    cycle = asked.cycle,
-                    detail = rejected.detail,
-                    "the draft refused to propose"
-                );
+                tracing::warn!(cycle = asked.cycle, detail = rejected.detail, "the draft refused to propose");
                 match rejected.base_len as usize == self.known_len {
                     true => Ok(Some(None)),
                     // It has lost the thread: a new stream gives it all committed tokens again.

@@ -25,44 +25,27 @@ impl TargetLink {
     /// Opens the session; gives the first token.
     pub(crate) async fn open(service: &Service, open: v1::Open, deadline: Duration) -> Result<(Self, TokenId), Error> {
         let committed = open.tokens.len();
-        let lost = |status| Error::Target {
-            committed,
-            status: Box::new(status),
-        };
+        let lost = |status| Error::Target { committed, status: Box::new(status) };
         let mut client = TargetServiceClient::new(service.channel.clone());
         let opening = async {
             let message = Some(target_session_request::Message::Open(open));
             let call = async |requests| client.target_session(requests).await;
-            let mut duplex = Duplex::open(TargetSessionRequest { message }, call)
-                .await
-                .map_err(lost)?;
+            let mut duplex = Duplex::open(TargetSessionRequest { message }, call).await.map_err(lost)?;
             let answer = duplex.next().await.map_err(lost)?;
             Ok::<_, Error>((duplex, answer))
         };
         let Ok(opened) = time::timeout(deadline, opening).await else {
-            return Err(Error::TargetDeadline {
-                committed,
-                deadline_s: deadline.as_secs_f64(),
-            });
+            return Err(Error::TargetDeadline { committed, deadline_s: deadline.as_secs_f64() });
         };
         let (duplex, answer) = opened?;
         let tokenizer_size = service.description.tokenizer_size;
         match answer.message {
-            Some(target_session_response::Message::Opened(v1::Opened {
-                first_token: Some(token),
-                ..
-            })) if token < tokenizer_size => Ok((
-                Self {
-                    duplex,
-                    deadline,
-                    tokenizer_size,
-                },
-                token,
-            )),
-            other => Err(Error::Protocol {
-                committed,
-                what: format!("open was answered by {other:?}"),
-            }),
+            Some(target_session_response::Message::Opened(v1::Opened { first_token: Some(token), .. }))
+                if token < tokenizer_size =>
+            {
+                Ok((Self { duplex, deadline, tokenizer_size }, token))
+            }
+            other => Err(Error::Protocol { committed, what: format!("open was answered by {other:?}") }),
         }
     }
 
@@ -74,42 +57,25 @@ impl TargetLink {
         proposed: &[TokenId],
         span: &Span,
     ) -> Result<(speculative::Verdict, Leg), Error> {
-        let lost = |status| Error::Target {
-            committed: base_len,
-            status: Box::new(status),
-        };
+        let lost = |status| Error::Target { committed: base_len, status: Box::new(status) };
         let sent = Instant::now();
         let trace = trace_context(span);
-        let verify = Verify {
-            cycle,
-            base_len: base_len as u32,
-            proposed: proposed.to_vec(),
-            trace,
-        };
+        let verify = Verify { cycle, base_len: base_len as u32, proposed: proposed.to_vec(), trace };
         let message = Some(target_session_request::Message::Verify(verify));
         self.duplex.send(TargetSessionRequest { message }).map_err(lost)?;
         let Ok(verdict) = time::timeout(self.deadline, self.answer(cycle)).await else {
-            return Err(Error::TargetDeadline {
-                committed: base_len,
-                deadline_s: self.deadline.as_secs_f64(),
-            });
+            return Err(Error::TargetDeadline { committed: base_len, deadline_s: self.deadline.as_secs_f64() });
         };
         let verdict = match verdict.map_err(lost)? {
             Ok(verdict) => verdict,
             Err(what) => {
-                return Err(Error::Protocol {
-                    committed: base_len,
-                    what,
-                });
+                return Err(Error::Protocol { committed: base_len, what });
             }
         };
         let leg = leg(sent, verdict.cost.as_ref().unwrap_or(&v1::Cost::default()));
         match self.check(base_len, proposed, verdict) {
             Ok(verdict) => Ok((verdict, leg)),
-            Err(what) => Err(Error::Protocol {
-                committed: base_len,
-                what,
-            }),
+            Err(what) => Err(Error::Protocol { committed: base_len, what }),
         }
     }
 

@@ -53,13 +53,7 @@ mod tests {
     #[test]
     fn the_interval_has_the_tabulated_ranks() {
         // Conover, table A3: n = 6 gives ranks 1 and 6, n = 15 gives 4 and 12, n = 20 gives 6 and 15.
-        for (n, low, high) in [
-            (5, 1.0, 5.0),
-            (6, 1.0, 6.0),
-            (9, 2.0, 8.0),
-            (15, 4.0, 12.0),
-            (20, 6.0, 15.0),
-        ] {
+        for (n, low, high) in [(5, 1.0, 5.0), (6, 1.0, 6.0), (9, 2.0, 8.0), (15, 4.0, 12.0), (20, 6.0, 15.0)] {
             let values: Vec<f64> = (1..=n).map(f64::from).collect();
             assert_eq!(median_interval(&values), Some([low, high]), "n = {n}");
         }

@@ -18,15 +18,21 @@ pub const OWN: Style = AnsiColor::Yellow.on_default().bold();
 const DIM: Style = Style::new().dimmed();
 const PLAIN: Style = Style::new();
 
-/// The parts of a cycle with the cell that draws each.
-const PARTS: [(&str, char, fn(&Breakdown) -> Option<f64>); 7] = [
-    ("draft compute", 'D', |parts| parts.draft_compute_s),
-    ("draft queue", 'q', |parts| parts.draft_queue_s),
-    ("draft network", '·', |parts| parts.draft_network_s),
-    ("target compute", 'T', |parts| parts.target_compute_s),
-    ("target queue", 'Q', |parts| parts.target_queue_s),
-    ("target network", '·', |parts| parts.target_network_s),
-    ("coordinator", 'c', |parts| parts.coordinator_s),
+/// A part of a cycle and the cell that draws it.
+struct Part {
+    name: &'static str,
+    cell: char,
+    seconds: fn(&Breakdown) -> Option<f64>,
+}
+
+const PARTS: [Part; 7] = [
+    Part { name: "draft compute", cell: 'D', seconds: |parts| parts.draft_compute_s },
+    Part { name: "draft queue", cell: 'q', seconds: |parts| parts.draft_queue_s },
+    Part { name: "draft network", cell: '·', seconds: |parts| parts.draft_network_s },
+    Part { name: "target compute", cell: 'T', seconds: |parts| parts.target_compute_s },
+    Part { name: "target queue", cell: 'Q', seconds: |parts| parts.target_queue_s },
+    Part { name: "target network", cell: '·', seconds: |parts| parts.target_network_s },
+    Part { name: "coordinator", cell: 'c', seconds: |parts| parts.coordinator_s },
 ];
 
 /// The summary of a run; `ar` is the same request decoded without a draft, where that was run too.
@@ -53,18 +59,9 @@ fn write_summary(
         report.stop_reason,
     )?;
     if let Some((ar, theory)) = ar {
-        let speedup = report
-            .output_tokens_per_sec
-            .zip(ar.output_tokens_per_sec)
-            .map(|(fast, slow)| fast / slow);
-        let same = if ar.token_ids == report.token_ids {
-            "the same tokens"
-        } else {
-            "OTHER TOKENS"
-        };
-        let theory = theory
-            .map(|theory| format!(", theory {:.2} ×", theory.speedup))
-            .unwrap_or_default();
+        let speedup = report.output_tokens_per_sec.zip(ar.output_tokens_per_sec).map(|(fast, slow)| fast / slow);
+        let same = if ar.token_ids == report.token_ids { "the same tokens" } else { "OTHER TOKENS" };
+        let theory = theory.map(|theory| format!(", theory {:.2} ×", theory.speedup)).unwrap_or_default();
         writeln!(
             out,
             "the target alone: {} tokens/s, {same}; speed-up {} ×{theory} (one run each; `outrider bench` measures)",
@@ -73,16 +70,7 @@ fn write_summary(
         )?;
     }
     acceptance(out, report)?;
-    cycle(
-        out,
-        paint,
-        if report.draft_params.is_some() {
-            "speculative"
-        } else {
-            "AR"
-        },
-        &report.cycle.mean,
-    )?;
+    cycle(out, paint, if report.draft_params.is_some() { "speculative" } else { "AR" }, &report.cycle.mean)?;
     if let Some((ar, _)) = ar {
         cycle(out, paint, "AR", &ar.cycle.mean)?;
     }
@@ -96,11 +84,7 @@ fn write_summary(
 }
 
 fn acceptance(out: &mut String, report: &Report) -> fmt::Result {
-    let Some(survival) = report
-        .acceptance_per_position
-        .as_deref()
-        .filter(|survival| !survival.is_empty())
-    else {
+    let Some(survival) = report.acceptance_per_position.as_deref().filter(|survival| !survival.is_empty()) else {
         return Ok(());
     };
     let survival: Vec<String> = survival.iter().map(|share| format!("{share:.2}")).collect();
@@ -123,8 +107,8 @@ fn cycle(out: &mut String, paint: &Paint, name: &str, parts: &Breakdown) -> fmt:
     };
     write!(out, "{name:>11} cycle {:>8} ▕", time(Some(wall)))?;
     let (mut drawn, mut until) = (0, 0.0);
-    for (_, cell, of) in PARTS {
-        until += of(parts).unwrap_or(0.0);
+    for Part { cell, seconds, .. } in PARTS {
+        until += seconds(parts).unwrap_or(0.0);
         let end = (until / wall * BAR as f64).round() as usize;
         let cells: String = std::iter::repeat_n(cell, end.saturating_sub(drawn)).collect();
         paint.write(out, style(cell), &cells)?;
@@ -135,8 +119,8 @@ fn cycle(out: &mut String, paint: &Paint, name: &str, parts: &Breakdown) -> fmt:
 
 fn legend(out: &mut String, paint: &Paint, parts: &Breakdown) -> fmt::Result {
     write!(out, "{:>11}", "")?;
-    for (name, cell, of) in PARTS {
-        if let Some(seconds) = of(parts) {
+    for Part { name, cell, seconds } in PARTS {
+        if let Some(seconds) = seconds(parts) {
             out.push(' ');
             paint.write(out, style(cell), &cell.to_string())?;
             write!(out, " {name} {}", time(Some(seconds)))?;
@@ -164,18 +148,11 @@ fn roofline(out: &mut String, side: &str, roofline: Option<&Roofline>) -> fmt::R
         roofline.achieved_flops_per_s / 1e9,
         roofline.achieved_bytes_per_s / 1e9,
     )?;
-    if let (Some(flops), Some(bytes), Some(utilisation), Some(bound)) = (
-        roofline.roof_flops_per_s,
-        roofline.roof_bytes_per_s,
-        roofline.utilisation,
-        roofline.bound,
-    ) {
+    if let (Some(flops), Some(bytes), Some(utilisation), Some(bound)) =
+        (roofline.roof_flops_per_s, roofline.roof_bytes_per_s, roofline.utilisation, roofline.bound)
+    {
         let (flops, bytes) = (flops / 1e9, bytes / 1e9);
-        write!(
-            out,
-            " of {flops:.0} GFLOP/s and {bytes:.0} GB/s: {:.0}% of the roof, {bound}",
-            utilisation * 100.0
-        )?;
+        write!(out, " of {flops:.0} GFLOP/s and {bytes:.0} GB/s: {:.0}% of the roof, {bound}", utilisation * 100.0)?;
     }
     writeln!(out)
 }
@@ -195,10 +172,7 @@ fn write_benchmark(out: &mut String, paint: &Paint, outcome: &bench::Outcome) ->
     )?;
     writeln!(out, "AR    {:>10}  {:<23}", number(ar.output_tokens_per_sec), "1")?;
     for by in &outcome.by_gamma {
-        let interval = by
-            .speedup_interval
-            .map(|[low, high]| format!("[{low:.2}, {high:.2}]"))
-            .unwrap_or_default();
+        let interval = by.speedup_interval.map(|[low, high]| format!("[{low:.2}, {high:.2}]")).unwrap_or_default();
         writeln!(
             out,
             "γ {:<3} {:>10}  {:<23}  {:<9}  {:<7}  {:<5} {:<5} {:<13}  {} of {}",
@@ -215,11 +189,7 @@ fn write_benchmark(out: &mut String, paint: &Paint, outcome: &bench::Outcome) ->
         )?;
     }
     let mean = |mode: &str, gamma: usize| {
-        let run = outcome
-            .runs
-            .iter()
-            .rev()
-            .find(|run| run.mode == mode && run.report.gamma == gamma);
+        let run = outcome.runs.iter().rev().find(|run| run.mode == mode && run.report.gamma == gamma);
         run.map(|run| &run.report)
     };
     let first = outcome.by_gamma.first().map(|by| by.gamma);
@@ -284,29 +254,13 @@ pub fn description(service: &Service) -> String {
     let description = &service.description;
     let mut rows = vec![
         ("address", service.url.clone()),
-        (
-            "role",
-            description
-                .role()
-                .as_str_name()
-                .trim_start_matches("ROLE_")
-                .to_lowercase(),
-        ),
+        ("role", description.role().as_str_name().trim_start_matches("ROLE_").to_lowercase()),
         ("protocol", format!("outrider.v{}", description.protocol_version)),
         ("model", description.model.clone()),
         ("parameters", description.parameters.to_string()),
-        (
-            "weights",
-            format!("{} bytes, {}", description.weight_bytes, description.dtype),
-        ),
+        ("weights", format!("{} bytes, {}", description.weight_bytes, description.dtype)),
         ("fingerprint", description.model_fingerprint.clone()),
-        (
-            "tokenizer",
-            format!(
-                "{}, {} ids",
-                description.tokenizer_fingerprint, description.tokenizer_size
-            ),
-        ),
+        ("tokenizer", format!("{}, {} ids", description.tokenizer_fingerprint, description.tokenizer_size)),
         ("vocabulary", description.vocab_size.to_string()),
         ("context", format!("{} tokens", description.context_length)),
         ("device", description.device.clone()),
@@ -326,9 +280,7 @@ pub fn description(service: &Service) -> String {
         rows.push(("queue", format!("up to {} requests", limits.queue_depth)));
         rows.push(("message", format!("up to {} bytes", limits.max_message_bytes)));
     }
-    rows.iter()
-        .map(|(name, value)| format!("{name:<12}{value}\n"))
-        .collect()
+    rows.iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect()
 }
 
 fn number(value: Option<f64>) -> String {

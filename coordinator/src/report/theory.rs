@@ -42,11 +42,8 @@ impl Theory {
         let ar: Vec<&Cycle> = ar.into_iter().flat_map(|run| &run.cycles).collect();
         let speculative: Vec<&Run> = speculative.into_iter().collect();
         let gamma = speculative.first()?.gamma;
-        let whole: Vec<&Cycle> = speculative
-            .iter()
-            .flat_map(|run| &run.cycles)
-            .filter(|cycle| cycle.gamma == gamma)
-            .collect();
+        let whole: Vec<&Cycle> =
+            speculative.iter().flat_map(|run| &run.cycles).filter(|cycle| cycle.gamma == gamma).collect();
 
         let of = |cycles: &[&Cycle], part: fn(&Cycle) -> f64| {
             median(&cycles.iter().map(|cycle| part(cycle)).collect::<Vec<_>>())

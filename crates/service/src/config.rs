@@ -40,8 +40,7 @@ pub struct Config {
 impl Config {
     /// Threads to compute with.
     pub fn threads(&self) -> NonZeroUsize {
-        self.threads
-            .unwrap_or_else(|| thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+        self.threads.unwrap_or_else(|| thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
     }
 
     /// The limits that sessions are held to.

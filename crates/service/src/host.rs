@@ -46,23 +46,15 @@ impl Host {
     /// A host whose model is still to come.
     pub fn new(tracer: Tracer) -> Self {
         let (switch, closing) = Closing::channel();
-        Self {
-            worker: Arc::default(),
-            tracer,
-            closing,
-            switch,
-        }
+        Self { worker: Arc::default(), tracer, closing, switch }
     }
 
     /// The model's handle.
     ///
     /// # Errors
     /// `UNAVAILABLE` while it is loading.
-    #[expect(clippy::result_large_err, reason = "Status is what every handler returns")]
     pub fn worker(&self) -> Result<&Worker, Status> {
-        self.worker
-            .get()
-            .ok_or_else(|| Status::unavailable("the model is still loading"))
+        self.worker.get().ok_or_else(|| Status::unavailable("the model is still loading"))
     }
 
     /// Makes the spans of this service.
@@ -84,12 +76,7 @@ pub async fn load(name: &'static str, source: Source, compute: Arc<Compute>, lim
     let load = move || {
         let transformer = Transformer::load(&source, compute)?;
         let model = transformer.description();
-        tracing::info!(
-            model = model.name,
-            parameters = model.parameters,
-            device = model.device,
-            "model loaded"
-        );
+        tracing::info!(model = model.name, parameters = model.parameters, device = model.device, "model loaded");
         Ok(Worker::spawn(name, transformer, limits)?)
     };
     task::spawn_blocking(load).await.expect("loading does not panic")

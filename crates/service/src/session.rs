@@ -88,17 +88,10 @@ async fn exchange<R: Role>(
     outbox: &mpsc::Sender<Result<R::Response, Status>>,
 ) -> Result<(), Status> {
     let Ok(first) = time::timeout(OPEN_TIMEOUT, requests.message()).await else {
-        return Err(Status::deadline_exceeded(format!(
-            "no open within {} s",
-            OPEN_TIMEOUT.as_secs()
-        )));
+        return Err(Status::deadline_exceeded(format!("no open within {} s", OPEN_TIMEOUT.as_secs())));
     };
     let Some(first) = first? else { return Ok(()) };
-    let mut desk = Desk {
-        tracer: host.tracer().clone(),
-        method: R::METHOD,
-        last_answered: 0,
-    };
+    let mut desk = Desk { tracer: host.tracer().clone(), method: R::METHOD, last_answered: 0 };
     let (mut role, opened) = open::<R>(host.worker()?, first, &desk).await?;
     send(outbox, opened).await?;
     while let Some(request) = requests.message().await? {
@@ -115,9 +108,7 @@ async fn open<R: Role>(worker: &Worker, first: R::Request, desk: &Desk) -> Resul
     };
     let (open, trace) = wire::open(open)?;
     let mut exchange = desk.exchange(span::PREFILL, trace.as_ref());
-    exchange
-        .span
-        .set(convention::USAGE_INPUT_TOKENS, open.tokens.len() as i64);
+    exchange.span.set(convention::USAGE_INPUT_TOKENS, open.tokens.len() as i64);
     let (role, answer) = R::open(worker, open).await.map_err(|error| {
         exchange.span.fail(&error);
         wire::open_status(&error)
@@ -131,10 +122,7 @@ async fn open<R: Role>(worker: &Worker, first: R::Request, desk: &Desk) -> Resul
 }
 
 async fn send<T>(outbox: &mpsc::Sender<Result<T, Status>>, answer: T) -> Result<(), Status> {
-    outbox
-        .send(Ok(answer))
-        .await
-        .map_err(|_| Status::cancelled("the peer has gone"))
+    outbox.send(Ok(answer)).await.map_err(|_| Status::cancelled("the peer has gone"))
 }
 
 /// What the answers of one session have in common.
@@ -162,11 +150,7 @@ impl Desk {
         let mut span = self.tracer.child_of_remote(name, parent);
         span.set(convention::RPC_SYSTEM, "grpc");
         span.set(convention::RPC_METHOD, self.method);
-        Exchange {
-            received: Instant::now(),
-            cycle: 0,
-            span,
-        }
+        Exchange { received: Instant::now(), cycle: 0, span }
     }
 }
 

@@ -12,11 +12,8 @@ use tonic::Status;
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` where a message inside it is missing.
-#[expect(clippy::result_large_err, reason = "Status is what every handler returns")]
 pub fn open(open: v1::Open) -> Result<(Open, Option<TraceParent>), Status> {
-    let sampling = open
-        .sampling
-        .ok_or_else(|| Status::invalid_argument("sampling is missing from open"))?;
+    let sampling = open.sampling.ok_or_else(|| Status::invalid_argument("sampling is missing from open"))?;
     let sampling = Sampling {
         temperature: sampling.temperature,
         top_k: sampling.top_k,
@@ -25,23 +22,12 @@ pub fn open(open: v1::Open) -> Result<(Open, Option<TraceParent>), Status> {
         seed: sampling.seed,
     };
     let (prompt_len, max_tokens) = (open.prompt_len as usize, open.max_tokens as usize);
-    Ok((
-        Open {
-            tokens: open.tokens,
-            prompt_len,
-            sampling,
-            max_tokens,
-        },
-        open.trace.map(trace_parent),
-    ))
+    Ok((Open { tokens: open.tokens, prompt_len, sampling, max_tokens }, open.trace.map(trace_parent)))
 }
 
 /// The telemetry's words for a `TraceContext`.
 pub fn trace_parent(trace: v1::TraceContext) -> TraceParent {
-    TraceParent {
-        traceparent: trace.traceparent,
-        tracestate: trace.tracestate,
-    }
+    TraceParent { traceparent: trace.traceparent, tracestate: trace.tracestate }
 }
 
 /// A model's cost on the wire; `received` is when the message came in, and it leaves now.
@@ -69,12 +55,7 @@ pub fn rejected(cycle: u64, refusal: Refusal) -> v1::Rejected {
         Reason::Queue => v1::RejectionReason::Queue,
         Reason::Output => v1::RejectionReason::Output,
     };
-    v1::Rejected {
-        cycle,
-        reason: reason.into(),
-        base_len: refusal.base_len as u32,
-        detail: refusal.detail,
-    }
+    v1::Rejected { cycle, reason: reason.into(), base_len: refusal.base_len as u32, detail: refusal.detail }
 }
 
 /// The status that ends a stream whose session did not open.

@@ -103,10 +103,7 @@ impl Acceptance {
 
     /// survival(i) for i from 1: of the cycles that proposed at least i tokens, the share whose i-th was accepted.
     pub fn survival(&self) -> Vec<f64> {
-        self.positions
-            .iter()
-            .filter_map(|position| ratio(position.accepted, position.proposed))
-            .collect()
+        self.positions.iter().filter_map(|position| ratio(position.accepted, position.proposed)).collect()
     }
 }
 

@@ -42,11 +42,7 @@ fn split(x: f64) -> (f64, f64) {
     const SQRT_HALF: u64 = 0x3fe6_a09e_0000_0000;
     const ONE: u64 = 0x3ff0_0000_0000_0000;
     const MANTISSA: u64 = 0x000f_ffff_ffff_ffff;
-    let (x, k_of_scale) = if x < f64::MIN_POSITIVE {
-        (x * TWO_54, -54)
-    } else {
-        (x, 0)
-    };
+    let (x, k_of_scale) = if x < f64::MIN_POSITIVE { (x * TWO_54, -54) } else { (x, 0) };
     let shifted = x.to_bits() + (ONE - SQRT_HALF);
     let k = (shifted >> 52) as i32 - 1023 + k_of_scale;
     (f64::from(k), f64::from_bits((shifted & MANTISSA) + SQRT_HALF) - 1.0)

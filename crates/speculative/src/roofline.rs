@@ -22,11 +22,7 @@ pub struct Work {
 impl Work {
     /// Arithmetic intensity, FLOP/B: 0 for no work, infinite for work that moves no byte.
     pub fn intensity(&self) -> f64 {
-        if self.flops == 0 {
-            0.0
-        } else {
-            self.flops as f64 / self.bytes as f64
-        }
+        if self.flops == 0 { 0.0 } else { self.flops as f64 / self.bytes as f64 }
     }
 }
 
@@ -34,10 +30,7 @@ impl Add for Work {
     type Output = Work;
 
     fn add(self, other: Work) -> Work {
-        Work {
-            flops: self.flops + other.flops,
-            bytes: self.bytes + other.bytes,
-        }
+        Work { flops: self.flops + other.flops, bytes: self.bytes + other.bytes }
     }
 }
 
@@ -115,13 +108,7 @@ impl Placement {
         // The same as achieved / min(peak, intensity × bandwidth), and defined where flops or bytes are 0.
         let utilisation = (achieved_flops_per_s / roofs.flops_per_s).max(achieved_bytes_per_s / roofs.bytes_per_s);
         let bound = bound(intensity, utilisation, roofs.ridge());
-        Placement {
-            intensity,
-            achieved_flops_per_s,
-            achieved_bytes_per_s,
-            utilisation,
-            bound,
-        }
+        Placement { intensity, achieved_flops_per_s, achieved_bytes_per_s, utilisation, bound }
     }
 }
 

@@ -26,45 +26,20 @@ pub struct Sampling {
 impl Sampling {
     /// The argmax at every position.
     pub fn greedy() -> Self {
-        Sampling {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            seed: 0,
-        }
+        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
     }
 
     /// Whether every field is in its range. NaN is in none.
     pub fn validate(&self) -> Result<(), InvalidSampling> {
-        let Sampling {
-            temperature,
-            top_k: _,
-            top_p,
-            min_p,
-            seed: _,
-        } = *self;
-        check(
-            "temperature",
-            temperature,
-            (0.0..=100.0).contains(&temperature),
-            "0 to 100",
-        )?;
+        let Sampling { temperature, top_k: _, top_p, min_p, seed: _ } = *self;
+        check("temperature", temperature, (0.0..=100.0).contains(&temperature), "0 to 100")?;
         check("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0, up to 1")?;
         check("min_p", min_p, (0.0..=1.0).contains(&min_p), "0 to 1")
     }
 }
 
 fn check(field: &'static str, value: f64, valid: bool, allowed: &'static str) -> Result<(), InvalidSampling> {
-    if valid {
-        Ok(())
-    } else {
-        Err(InvalidSampling {
-            field,
-            value: value.to_string(),
-            allowed,
-        })
-    }
+    if valid { Ok(()) } else { Err(InvalidSampling { field, value: value.to_string(), allowed }) }
 }
 
 /// A sampling parameter out of its range.

@@ -9,47 +9,16 @@ const OTHERS: [f32; 12] = [1.1, 0.3, 2.4, -0.5, 1.2, -1.0, 0.9, 0.8, -1.9, 1.0, 
 const DRAWS: u64 = 200_000;
 
 fn samplings() -> Vec<Sampling> {
-    let plain = Sampling {
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        seed: 0x5eed_0001,
-    };
+    let plain = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0x5eed_0001 };
     vec![
         plain,
-        Sampling {
-            temperature: 0.5,
-            ..plain
-        },
-        Sampling {
-            temperature: 0.8,
-            seed: u64::MAX - 3,
-            ..plain
-        },
-        Sampling {
-            temperature: 2.5,
-            seed: 0,
-            ..plain
-        },
+        Sampling { temperature: 0.5, ..plain },
+        Sampling { temperature: 0.8, seed: u64::MAX - 3, ..plain },
+        Sampling { temperature: 2.5, seed: 0, ..plain },
         Sampling { top_k: 5, ..plain },
-        Sampling {
-            temperature: 0.8,
-            top_p: 0.8,
-            ..plain
-        },
-        Sampling {
-            temperature: 1.3,
-            min_p: 0.15,
-            ..plain
-        },
-        Sampling {
-            temperature: 1.3,
-            top_k: 9,
-            top_p: 0.9,
-            min_p: 0.05,
-            seed: 77,
-        },
+        Sampling { temperature: 0.8, top_p: 0.8, ..plain },
+        Sampling { temperature: 1.3, min_p: 0.15, ..plain },
+        Sampling { temperature: 1.3, top_k: 9, top_p: 0.9, min_p: 0.05, seed: 77 },
     ]
 }
 
@@ -58,11 +27,7 @@ fn processed(logits: &[f32], sampling: &Sampling) -> Vec<f64> {
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
     let weight = |token: usize| (f64::from(logits[token] - logits[order[0]]) / sampling.temperature).exp();
-    let count = if sampling.top_k == 0 {
-        order.len()
-    } else {
-        sampling.top_k as usize
-    };
+    let count = if sampling.top_k == 0 { order.len() } else { sampling.top_k as usize };
     let sum: f64 = order[..count].iter().map(|&token| weight(token)).sum();
     let mut kept = vec![0.0; logits.len()];
     let mut running = 0.0;
@@ -165,14 +130,10 @@ fn draft_and_target_agree_as_often_as_theory_says() {
         });
         let share = agreed.count() as f64 / DRAWS as f64;
         let both = (0..p.len()).filter(|&v| p[v] > 0.0 && q[v] > 0.0);
-        let theory: f64 = both
-            .map(|v| 1.0 / p.iter().zip(&q).map(|(pu, qu)| (pu / p[v]).max(qu / q[v])).sum::<f64>())
-            .sum();
+        let theory: f64 =
+            both.map(|v| 1.0 / p.iter().zip(&q).map(|(pu, qu)| (pu / p[v]).max(qu / q[v])).sum::<f64>()).sum();
         let four_sigma = 4.0 * (theory * (1.0 - theory) / DRAWS as f64).sqrt();
-        assert!(
-            (share - theory).abs() < four_sigma,
-            "{sampling:?}: {share} of {theory} ± {four_sigma}"
-        );
+        assert!((share - theory).abs() < four_sigma, "{sampling:?}: {share} of {theory} ± {four_sigma}");
         let distance = p.iter().zip(&q).map(|(p, q)| (p - q).abs()).sum::<f64>() / 2.0;
         assert!(theory >= (1.0 - distance) / (1.0 + distance) - 1e-12);
         assert!(share >= (1.0 - distance) / (1.0 + distance) - four_sigma);

@@ -56,10 +56,7 @@ pub(crate) fn endpoint() -> Option<String> {
 /// drives the connection.
 pub(crate) fn provider(endpoint: &str, resource: Resource) -> Result<(SdkTracerProvider, Arc<Tally>), ExportError> {
     for variable in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
-        if let Some(value) = env::var(variable)
-            .ok()
-            .filter(|value| !value.is_empty() && value != "grpc")
-        {
+        if let Some(value) = env::var(variable).ok().filter(|value| !value.is_empty() && value != "grpc") {
             return Err(ExportError::Protocol { variable, value });
         }
     }
@@ -67,29 +64,19 @@ pub(crate) fn provider(endpoint: &str, resource: Resource) -> Result<(SdkTracerP
         .with_tonic()
         .with_endpoint(endpoint)
         .build()
-        .map_err(|source| ExportError::Endpoint {
-            endpoint: endpoint.to_owned(),
-            source,
-        })?;
+        .map_err(|source| ExportError::Endpoint { endpoint: endpoint.to_owned(), source })?;
 
     let tally = Arc::new(Tally::default());
     let mut config = BatchConfigBuilder::default();
     if env::var_os("OTEL_BSP_MAX_QUEUE_SIZE").is_none() {
         config = config.with_max_queue_size(MAX_QUEUE_SIZE);
     }
-    let batch = BatchSpanProcessor::builder(Counted {
-        exporter,
-        endpoint: endpoint.to_owned(),
-        tally: tally.clone(),
-    })
-    .with_batch_config(config.build())
-    .build();
+    let batch = BatchSpanProcessor::builder(Counted { exporter, endpoint: endpoint.to_owned(), tally: tally.clone() })
+        .with_batch_config(config.build())
+        .build();
     let provider = SdkTracerProvider::builder()
         .with_resource(resource)
-        .with_span_processor(CountEnded {
-            next: batch,
-            tally: tally.clone(),
-        })
+        .with_span_processor(CountEnded { next: batch, tally: tally.clone() })
         .build();
     Ok((provider, tally))
 }

@@ -63,13 +63,7 @@ impl Tracer {
         let (provider, tally) = export::provider(endpoint, resource)?;
         let tracer = provider.tracer("outrider");
         let epoch = (Instant::now(), SystemTime::now());
-        Ok(Self(Some(Arc::new(Exporting {
-            service,
-            tracer,
-            provider,
-            tally,
-            epoch,
-        }))))
+        Ok(Self(Some(Arc::new(Exporting { service, tracer, provider, tally, epoch }))))
     }
 
     /// Whether spans go anywhere.
@@ -100,10 +94,7 @@ impl Tracer {
         if !span.is_recording() && !span.span_context().is_valid() {
             return Span(None);
         }
-        Span(Some(Recording {
-            tracer: self.clone(),
-            span,
-        }))
+        Span(Some(Recording { tracer: self.clone(), span }))
     }
 
     /// Sends what is waiting, and warns of every span that was lost. Blocks until the receiver has answered or the
@@ -132,9 +123,7 @@ impl Exporting {
 
 impl fmt::Debug for Tracer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Tracer")
-            .field(&self.0.as_ref().map(|exporting| exporting.service))
-            .finish()
+        f.debug_tuple("Tracer").field(&self.0.as_ref().map(|exporting| exporting.service)).finish()
     }
 }
 
@@ -162,9 +151,7 @@ impl Span {
     /// Starts a child span now.
     pub fn child(&self, name: &'static str) -> Span {
         let Some(recording) = &self.0 else { return Span(None) };
-        recording
-            .tracer
-            .start(name, SpanKind::Internal, &recording.context(), None)
+        recording.tracer.start(name, SpanKind::Internal, &recording.context(), None)
     }
 
     /// Records a child span that began and ended at times measured elsewhere.
@@ -177,13 +164,9 @@ impl Span {
         let Some(recording) = self.0.as_ref().filter(|recording| recording.span.is_recording()) else {
             return;
         };
-        let mut child = recording
-            .tracer
-            .start(name, SpanKind::Internal, &recording.context(), Some(start));
+        let mut child = recording.tracer.start(name, SpanKind::Internal, &recording.context(), Some(start));
         if let Some(child) = &mut child.0 {
-            child
-                .span
-                .set_attributes(attributes.into_iter().map(|(key, value)| KeyValue::new(key, value)));
+            child.span.set_attributes(attributes.into_iter().map(|(key, value)| KeyValue::new(key, value)));
             if let Some(exporting) = &recording.tracer.0 {
                 child.span.end_with_timestamp(exporting.time_of(end));
             }
@@ -237,10 +220,7 @@ impl TraceParent {
         let mut headers = HashMap::new();
         TraceContextPropagator::new().inject_context(cx, &mut headers);
         let mut take = |name| headers.remove(name).unwrap_or_default();
-        Self {
-            traceparent: take("traceparent"),
-            tracestate: take("tracestate"),
-        }
+        Self { traceparent: take("traceparent"), tracestate: take("tracestate") }
     }
 
     /// The context that this names; without a valid `traceparent` one without a span.
@@ -261,20 +241,14 @@ mod tests {
 
     #[test]
     fn a_context_survives_the_wire() {
-        let sent = TraceParent {
-            traceparent: PARENT.into(),
-            tracestate: "vendor=1".into(),
-        };
+        let sent = TraceParent { traceparent: PARENT.into(), tracestate: "vendor=1".into() };
         assert_eq!(TraceParent::inject(&sent.extract()), sent);
     }
 
     #[test]
     fn a_malformed_context_is_no_parent() {
         for traceparent in ["", "00", "00-zz-b7ad6b7169203331-01", "00-0-0-0-0", &"9".repeat(4096)] {
-            let parent = TraceParent {
-                traceparent: traceparent.into(),
-                tracestate: String::new(),
-            };
+            let parent = TraceParent { traceparent: traceparent.into(), tracestate: String::new() };
             assert!(!parent.extract().span().span_context().is_valid(), "{traceparent}");
         }
     }

@@ -46,11 +46,7 @@ impl Connected {
     async fn embedded(args: &ServiceArgs, drafted: bool, tracer: Tracer) -> anyhow::Result<Self> {
         let embedded = Embedded::start(drafted, args.threads).await?;
         let pair = Pair::connect(embedded.draft_url(), embedded.target_url()).await?;
-        Ok(Self {
-            pair,
-            tracer,
-            embedded: Some(embedded),
-        })
+        Ok(Self { pair, tracer, embedded: Some(embedded) })
     }
 
     #[cfg(not(feature = "embedded"))]

@@ -14,16 +14,7 @@ fn of(cycles: &[(usize, usize)]) -> Acceptance {
 #[test]
 fn nothing_recorded_has_no_rates() {
     let none = Acceptance::new();
-    assert_eq!(
-        (
-            none.cycles(),
-            none.drafts(),
-            none.proposed(),
-            none.accepted(),
-            none.rejections()
-        ),
-        (0, 0, 0, 0, 0)
-    );
+    assert_eq!((none.cycles(), none.drafts(), none.proposed(), none.accepted(), none.rejections()), (0, 0, 0, 0, 0));
     assert_eq!(none.acceptance_rate(), None);
     assert_eq!(none.conditional_acceptance(), None);
     assert_eq!(none.mean_acceptance_length(), None);
@@ -43,16 +34,7 @@ fn plain_decoding_proposes_nothing() {
 #[test]
 fn a_run_by_hand() {
     let run = of(&[(4, 4), (4, 1), (2, 0), (0, 0), (4, 3)]);
-    assert_eq!(
-        (
-            run.cycles(),
-            run.drafts(),
-            run.proposed(),
-            run.accepted(),
-            run.rejections()
-        ),
-        (5, 4, 14, 8, 3)
-    );
+    assert_eq!((run.cycles(), run.drafts(), run.proposed(), run.accepted(), run.rejections()), (5, 4, 14, 8, 3));
     assert_eq!(run.acceptance_rate(), Some(8.0 / 14.0));
     assert_eq!(run.conditional_acceptance(), Some(8.0 / 11.0));
     assert_eq!(run.mean_acceptance_length(), Some(3.0));

@@ -71,10 +71,7 @@ fn the_seeds_example() {
     };
     let speedup = near.speedup(expected_tokens_constant(0.7, 4), 4);
     assert!((speedup - 2.1).abs() < 0.01, "{speedup}");
-    assert!(close(
-        speedup,
-        near.speedup_at_target(expected_tokens_constant(0.7, 4), 4)
-    ));
+    assert!(close(speedup, near.speedup_at_target(expected_tokens_constant(0.7, 4), 4)));
 }
 
 #[test]

@@ -1,22 +1,11 @@
 use super::{Bound, Placement, Roofs, Work};
 
 /// Ridge 10 FLOP/B.
-const ROOFS: Roofs = Roofs {
-    flops_per_s: 1e12,
-    bytes_per_s: 1e11,
-    memory_bytes_per_s: 5e10,
-};
+const ROOFS: Roofs = Roofs { flops_per_s: 1e12, bytes_per_s: 1e11, memory_bytes_per_s: 5e10 };
 
 #[test]
 fn a_forward_on_the_bandwidth_roof() {
-    let placement = Placement::of(
-        Work {
-            flops: 2_000_000,
-            bytes: 1_000_000,
-        },
-        1e-5,
-        &ROOFS,
-    );
+    let placement = Placement::of(Work { flops: 2_000_000, bytes: 1_000_000 }, 1e-5, &ROOFS);
     assert_eq!(placement.intensity, 2.0);
     assert!((placement.achieved_flops_per_s / 2e11 - 1.0).abs() < 1e-12);
     assert!((placement.achieved_bytes_per_s / 1e11 - 1.0).abs() < 1e-12);
@@ -39,10 +28,7 @@ fn utilisation_is_the_share_of_the_attainable() {
 fn bounds_change_at_half_and_twice_the_ridge() {
     assert_eq!(ROOFS.ridge(), 10.0);
     let bound = |flops: u64, utilisation: f64| {
-        let work = Work {
-            flops,
-            bytes: 1_000_000,
-        };
+        let work = Work { flops, bytes: 1_000_000 };
         let attainable = ROOFS.flops_per_s.min(flops as f64 / 1e6 * ROOFS.bytes_per_s);
         Placement::of(work, flops as f64 / (attainable * utilisation), &ROOFS).bound
     };
@@ -57,11 +43,7 @@ fn bounds_change_at_half_and_twice_the_ridge() {
 
 #[test]
 fn degenerate_forwards_give_no_nan() {
-    for work in [
-        Work::default(),
-        Work { flops: 5, bytes: 0 },
-        Work { flops: 0, bytes: 5 },
-    ] {
+    for work in [Work::default(), Work { flops: 5, bytes: 0 }, Work { flops: 0, bytes: 5 }] {
         for seconds in [0.0, 1.0] {
             let placement = Placement::of(work, seconds, &ROOFS);
             assert!(!placement.intensity.is_nan() && !placement.utilisation.is_nan());

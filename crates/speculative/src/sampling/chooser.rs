@@ -46,17 +46,10 @@ impl Chooser {
         if sampling.temperature == 0.0 {
             return argmax(logits.iter().copied().map(f64::from)).token;
         }
-        let row = Row {
-            logits,
-            temperature: sampling.temperature,
-        };
+        let row = Row { logits, temperature: sampling.temperature };
         // Of z, not of the logits: a temperature near 0 makes different logits the same infinite z.
         let favourite = argmax(row.z());
-        let floor = if sampling.min_p > 0.0 {
-            favourite.z + ln(sampling.min_p)
-        } else {
-            f64::NEG_INFINITY
-        };
+        let floor = if sampling.min_p > 0.0 { favourite.z + ln(sampling.min_p) } else { f64::NEG_INFINITY };
         let mut race = Race::new(sampling.seed, position, favourite);
         if self.truncate(&row, sampling, favourite.z) {
             race.run(self.kept.iter().copied(), floor);
@@ -109,10 +102,7 @@ impl Row<'_> {
 
 /// The greatest of a row, the lowest token of several.
 fn argmax(row: impl Iterator<Item = f64>) -> Candidate {
-    let mut best = Candidate {
-        z: f64::NEG_INFINITY,
-        token: 0,
-    };
+    let mut best = Candidate { z: f64::NEG_INFINITY, token: 0 };
     for (token, z) in (0..).zip(row) {
         if z > best.z {
             best = Candidate { z, token };
@@ -123,18 +113,12 @@ fn argmax(row: impl Iterator<Item = f64>) -> Candidate {
 
 /// z descending, token ascending. No z is NaN, and −0 equals 0.
 fn in_order(a: &Candidate, b: &Candidate) -> Ordering {
-    b.z.partial_cmp(&a.z)
-        .unwrap_or(Ordering::Equal)
-        .then(a.token.cmp(&b.token))
+    b.z.partial_cmp(&a.z).unwrap_or(Ordering::Equal).then(a.token.cmp(&b.token))
 }
 
 /// e^(z − max); 1 at the maximum, even where that is infinite.
 fn weight(candidate: &Candidate, max: f64) -> f64 {
-    if candidate.z == max {
-        1.0
-    } else {
-        exp(candidate.z - max)
-    }
+    if candidate.z == max { 1.0 } else { exp(candidate.z - max) }
 }
 
 /// Puts the nucleus of `kept` first, and returns its size.
@@ -186,12 +170,7 @@ impl Race {
     /// Starts with the token of the greatest z: the higher the first mark, the fewer others need their noise computed.
     fn new(seed: u64, position: u64, favourite: Candidate) -> Self {
         let best = favourite.z + Draw::new(seed, position, favourite.token).gumbel();
-        Race {
-            seed,
-            position,
-            leader: favourite,
-            best,
-        }
+        Race { seed, position, leader: favourite, best }
     }
 
     /// Enters all that reach `floor`. Adding rounds monotonically, so what a bound rules out could not have won.

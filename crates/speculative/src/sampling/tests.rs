@@ -3,13 +3,7 @@ mod noise;
 
 use super::{Chooser, Sampling};
 
-const PLAIN: Sampling = Sampling {
-    temperature: 0.8,
-    top_k: 0,
-    top_p: 1.0,
-    min_p: 0.0,
-    seed: 42,
-};
+const PLAIN: Sampling = Sampling { temperature: 0.8, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 42 };
 
 /// Made by `vectors/make.py`, which shares nothing with this crate but the design.
 const VECTORS: &str = include_str!("../../vectors/choices.txt");
@@ -17,9 +11,7 @@ const VECTORS: &str = include_str!("../../vectors/choices.txt");
 /// The fields of the vectors of one kind.
 fn vectors(kind: &str) -> impl Iterator<Item = Vec<&'static str>> {
     let lines = VECTORS.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    lines
-        .filter(move |fields| fields[0] == kind)
-        .map(|fields| fields[1..].to_vec())
+    lines.filter(move |fields| fields[0] == kind).map(|fields| fields[1..].to_vec())
 }
 
 fn choose(logits: &[f32], sampling: &Sampling, position: u64) -> u32 {
@@ -31,13 +23,7 @@ fn valid_parameters_pass() {
     for temperature in [0.0, 1e-9, 0.8, 100.0] {
         for top_p in [1e-9, 0.5, 1.0] {
             for min_p in [0.0, 0.05, 1.0] {
-                let sampling = Sampling {
-                    temperature,
-                    top_k: u32::MAX,
-                    top_p,
-                    min_p,
-                    seed: u64::MAX,
-                };
+                let sampling = Sampling { temperature, top_k: u32::MAX, top_p, min_p, seed: u64::MAX };
                 assert_eq!(sampling.validate(), Ok(()), "{sampling:?}");
             }
         }
@@ -49,14 +35,7 @@ fn valid_parameters_pass() {
 fn parameters_out_of_range_are_named() {
     let refused = |sampling: Sampling| sampling.validate().unwrap_err();
     for value in [-1.0, -1e-9, 100.1, f64::NAN, f64::INFINITY] {
-        assert_eq!(
-            refused(Sampling {
-                temperature: value,
-                ..PLAIN
-            })
-            .field,
-            "temperature"
-        );
+        assert_eq!(refused(Sampling { temperature: value, ..PLAIN }).field, "temperature");
     }
     for value in [0.0, -0.5, 1.000_001, f64::NAN, f64::NEG_INFINITY] {
         assert_eq!(refused(Sampling { top_p: value, ..PLAIN }).field, "top_p");
@@ -64,9 +43,6 @@ fn parameters_out_of_range_are_named() {
     for value in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
         assert_eq!(refused(Sampling { min_p: value, ..PLAIN }).field, "min_p");
     }
-    let error = refused(Sampling {
-        temperature: -1.0,
-        ..PLAIN
-    });
+    let error = refused(Sampling { temperature: -1.0, ..PLAIN });
     assert_eq!(error.to_string(), "temperature is -1, allowed: 0 to 100");
 }

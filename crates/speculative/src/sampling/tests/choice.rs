@@ -22,10 +22,7 @@ fn choices_agree_with_an_independent_implementation() {
         let bits = fields[8..].iter().map(|bits| u32::from_str_radix(bits, 16).unwrap());
         let logits: Vec<f32> = bits.map(f32::from_bits).collect();
         let choice = chooser.choose(&logits, tokenizer_size, &sampling, position);
-        assert_eq!(
-            choice, expected,
-            "{sampling:?} at {position}, {tokenizer_size} of {logits:?}"
-        );
+        assert_eq!(choice, expected, "{sampling:?} at {position}, {tokenizer_size} of {logits:?}");
         checked += 1;
     }
     assert!(checked >= 300);
@@ -35,15 +32,9 @@ fn choices_agree_with_an_independent_implementation() {
 fn defined(logits: &[f32], tokenizer_size: usize, sampling: &Sampling, position: u64) -> TokenId {
     let logits = &logits[..tokenizer_size.min(logits.len())];
     let unless_nan = |z: f64| if z.is_nan() { f64::NEG_INFINITY } else { z };
-    let divisor = if sampling.temperature == 0.0 {
-        1.0
-    } else {
-        sampling.temperature
-    };
-    let mut kept: Vec<(f64, TokenId)> = (0..)
-        .zip(logits)
-        .map(|(token, &logit)| (unless_nan(f64::from(logit) / divisor), token))
-        .collect();
+    let divisor = if sampling.temperature == 0.0 { 1.0 } else { sampling.temperature };
+    let mut kept: Vec<(f64, TokenId)> =
+        (0..).zip(logits).map(|(token, &logit)| (unless_nan(f64::from(logit) / divisor), token)).collect();
     kept.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap().then(a.1.cmp(&b.1)));
     let Some(&(max, first)) = kept.first() else { return 0 };
     if sampling.temperature == 0.0 {
@@ -53,10 +44,7 @@ fn defined(logits: &[f32], tokenizer_size: usize, sampling: &Sampling, position:
         kept.truncate(sampling.top_k as usize);
     }
     if sampling.top_p < 1.0 {
-        let weights: Vec<f64> = kept
-            .iter()
-            .map(|&(z, _)| if z == max { 1.0 } else { exp(z - max) })
-            .collect();
+        let weights: Vec<f64> = kept.iter().map(|&(z, _)| if z == max { 1.0 } else { exp(z - max) }).collect();
         let sum = weights.iter().fold(0.0, |sum, weight| sum + weight);
         let mut running = 0.0;
         let reaches = |weight: &f64| {
@@ -68,13 +56,8 @@ fn defined(logits: &[f32], tokenizer_size: usize, sampling: &Sampling, position:
     if sampling.min_p > 0.0 {
         kept.retain(|&(z, _)| z >= max + ln(sampling.min_p));
     }
-    let perturbed = kept
-        .iter()
-        .map(|&(z, token)| (z + gumbel(sampling.seed, position, token), token));
-    perturbed
-        .reduce(|a, b| if b.0 > a.0 || (b.0 == a.0 && b.1 < a.1) { b } else { a })
-        .unwrap()
-        .1
+    let perturbed = kept.iter().map(|&(z, token)| (z + gumbel(sampling.seed, position, token), token));
+    perturbed.reduce(|a, b| if b.0 > a.0 || (b.0 == a.0 && b.1 < a.1) { b } else { a }).unwrap().1
 }
 
 fn samplings() -> impl Strategy<Value = Sampling> {
@@ -149,11 +132,7 @@ fn scratch_memory_does_not_leak_from_one_choice_into_the_next() {
     let wide: Vec<f32> = (0..500u16).map(|t| f32::from(t % 17)).collect();
     for top_k in [3, 0, 400, 1] {
         for logits in [&wide[..], &wide[..20]] {
-            let sampling = Sampling {
-                top_k,
-                top_p: 0.9,
-                ..PLAIN
-            };
+            let sampling = Sampling { top_k, top_p: 0.9, ..PLAIN };
             assert_eq!(chooser.choose(logits, 500, &sampling, 9), choose(logits, &sampling, 9));
         }
     }
@@ -171,16 +150,7 @@ fn ties_go_to_the_lowest_token() {
 #[test]
 fn nan_counts_as_minus_infinity() {
     let nan = f32::NAN;
-    for sampling in [
-        Sampling::greedy(),
-        PLAIN,
-        Sampling {
-            top_k: 2,
-            top_p: 0.5,
-            min_p: 0.5,
-            ..PLAIN
-        },
-    ] {
+    for sampling in [Sampling::greedy(), PLAIN, Sampling { top_k: 2, top_p: 0.5, min_p: 0.5, ..PLAIN }] {
         assert_eq!(choose(&[nan, -3.0, nan], &sampling, 0), 1);
         assert_eq!(choose(&[nan, nan, nan], &sampling, 0), 0);
         assert_eq!(choose(&[f32::NEG_INFINITY; 3], &sampling, 0), 0);
@@ -192,12 +162,7 @@ fn nan_counts_as_minus_infinity() {
 #[test]
 fn tokens_beyond_the_tokenizer_are_masked() {
     let padded = [0.5, 1.0, -1.0, 99.0, f32::INFINITY];
-    for sampling in [
-        Sampling::greedy(),
-        PLAIN,
-        Sampling { top_k: 2, ..PLAIN },
-        Sampling { top_p: 0.9, ..PLAIN },
-    ] {
+    for sampling in [Sampling::greedy(), PLAIN, Sampling { top_k: 2, ..PLAIN }, Sampling { top_p: 0.9, ..PLAIN }] {
         for position in 0..50 {
             let choice = Chooser::new().choose(&padded, 3, &sampling, position);
             assert_eq!(choice, choose(&padded[..3], &sampling, position));

@@ -14,10 +14,7 @@ fn variates_agree_with_an_independent_implementation() {
         let expected = f64::from_bits(u64::from_str_radix(fields[3], 16).unwrap());
         let actual = gumbel(seed, position, token);
         let tolerance = 2.0 * f64::EPSILON * expected.abs().max(1.0);
-        assert!(
-            (actual - expected).abs() <= tolerance,
-            "gumbel({seed}, {position}, {token}) = {actual}, {expected}"
-        );
+        assert!((actual - expected).abs() <= tolerance, "gumbel({seed}, {position}, {token}) = {actual}, {expected}");
         checked += 1;
     }
     assert!(checked >= 400);

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use opentelemetry::trace::SpanKind;
+use opentelemetry::{Array, Value, trace::SpanKind};
 use proto::v1;
 use speculative::{Acceptance, Sampling, TokenId, Verdict};
 use telemetry::{
@@ -261,10 +261,13 @@ impl<'a> Generation<'a> {
     }
 
     fn end(mut self, outcome: Result<StopReason, Error>) -> Result<Run, Error> {
+        // A run that ends in its prefill has that span open still, and a child ends before its parent.
+        self.prefill_span = Span::off();
         let stop_reason = outcome.inspect_err(|error| self.span.fail(error))?;
         let token_ids = self.committed.split_off(self.request.prompt.len());
         self.span.set(convention::USAGE_OUTPUT_TOKENS, token_ids.len() as i64);
-        self.span.set(convention::RESPONSE_FINISH_REASONS, stop_reason.as_str());
+        let reasons = Array::String(vec![stop_reason.as_str().into()]);
+        self.span.set(convention::RESPONSE_FINISH_REASONS, Value::Array(reasons));
         Ok(Run {
             gamma: self.request.gamma,
             prompt_tokens: self.request.prompt.len(),

@@ -132,11 +132,13 @@ fn describe(status: &Status) -> String {
     let mut words = vec![status.message().to_owned()];
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
-        words.push(error.to_string());
+        let word = error.to_string();
+        if !words.contains(&word) {
+            words.push(word);
+        }
         source = error.source();
     }
     words.retain(|word| !word.is_empty());
-    words.dedup();
     match words.is_empty() {
         true => format!("{:?}", status.code()),
         false => words.join(": "),

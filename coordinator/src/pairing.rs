@@ -156,6 +156,9 @@ pub(crate) fn channel(side: &'static str, url: &str) -> Result<Channel, Error> {
     if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().authority().is_none() {
         return Err(bad("it is not an http URL".to_owned()));
     }
+    if endpoint.uri().port_u16().is_none_or(|port| port == 0) {
+        return Err(bad("it has no port from 1 to 65535".to_owned()));
+    }
     Ok(endpoint
         .tcp_nodelay(true)
         .connect_timeout(Duration::from_secs(5))

@@ -1,8 +1,8 @@
 //! `draft-svc`: a draft model behind `outrider.v1.DraftService`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
-use anyhow::Context;
+use anyhow::anyhow;
 use clap::Parser;
 use model::{Compute, Source};
 use telemetry::{Tracer, logs, names, server};
@@ -13,11 +13,11 @@ use tokio::net::TcpListener;
 #[command(version)]
 struct Args {
     /// The model: embedded:draft, embedded:target, or the path of a safetensors file with its JSON beside it
-    #[arg(long, env = "OUTRIDER_MODEL", value_name = "MODEL", default_value = "embedded:draft")]
+    #[arg(long, env = "OUTRIDER_MODEL", value_name = "MODEL", default_value = "embedded:draft", value_parser = service::source)]
     model: Source,
 
     /// Address to listen on; it says which port it got where that is 0
-    #[arg(long, env = "OUTRIDER_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7101")]
+    #[arg(long, env = "OUTRIDER_LISTEN", value_name = "ADDR", value_parser = service::address, default_value = "127.0.0.1:7101")]
     listen: SocketAddr,
 
     #[command(flatten)]
@@ -25,11 +25,15 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let Args { model, listen, config } = Args::parse();
+async fn main() -> ExitCode {
+    let args = Args::parse();
     logs::init("info");
+    service::exit(run(args).await)
+}
+
+async fn run(Args { model, listen, config }: Args) -> anyhow::Result<()> {
     let tracer = Tracer::from_env(names::service::DRAFT)?;
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let listener = TcpListener::bind(listen).await.map_err(|error| anyhow!("cannot listen on {listen}: {error}"))?;
     tracing::info!(address = %listener.local_addr()?, %model, "draft-svc listens");
 
     let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());

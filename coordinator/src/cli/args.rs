@@ -176,7 +176,7 @@ fn min_p(text: &str) -> Result<f64, String> {
 fn checked(text: &str, with: impl Fn(f64) -> Sampling) -> Result<f64, String> {
     // What is no number is out of every range, as NaN is.
     let value = text.parse().unwrap_or(f64::NAN);
-    with(value).validate().map(|()| value).map_err(|error| error.to_string())
+    with(value).validate().map(|()| value).map_err(|error| format!("allowed: {}", error.allowed))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

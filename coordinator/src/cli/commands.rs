@@ -83,7 +83,8 @@ async fn write_text(
     } else {
         let alone = alone.map(|alone| Report::new(alone, &pair.without_draft(), &roofs));
         let alone = alone.as_ref().map(|alone| (alone, theory.as_ref()));
-        eprint!("\n{}", terminal::summary(&report, alone, coloured(&io::stderr())));
+        let summary = terminal::summary(&report, alone, coloured(&io::stderr()));
+        write!(io::stderr(), "\n{summary}").context("the summary cannot be written")?;
     }
     Ok(end)
 }
@@ -105,7 +106,9 @@ fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io:
         write!(out, "{prompt}")?;
         out.flush()?;
     }
+    let mut written = colour;
     for Piece { text, accepted } in pieces {
+        written = true;
         let style = if accepted { terminal::ACCEPTED } else { terminal::OWN };
         match (json, colour) {
             (true, _) => continue,
@@ -114,7 +117,8 @@ fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io:
         }
         out.flush()?;
     }
-    if json { Ok(()) } else { writeln!(out) }
+    // A request that fails before its first token leaves standard output empty.
+    if json || !written { Ok(()) } else { writeln!(out) }
 }
 
 pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
@@ -147,7 +151,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
     let outcome = outcome?;
     match args.json {
         true => print_json(&outcome)?,
-        false => print!("{}", terminal::benchmark(&outcome, coloured(&io::stdout()))),
+        false => print_text(&terminal::benchmark(&outcome, coloured(&io::stdout())))?,
     }
     let whole = outcome.by_gamma.iter().all(|by| by.pairs == plan.pairs);
     let different: usize = outcome.by_gamma.iter().map(|by| by.pairs - by.identical).sum();
@@ -166,7 +170,7 @@ pub(super) async fn describe(args: DescribeArgs) -> anyhow::Result<End> {
     };
     match args.json {
         true => print_json(&ServiceReport::from(&service))?,
-        false => print!("{}", terminal::description(&service)),
+        false => print_text(&terminal::description(&service))?,
     }
     Ok(End::Done)
 }
@@ -181,7 +185,7 @@ async fn interruptible<T>(work: impl Future<Output = T>) -> Option<T> {
 
 fn read_prompt() -> anyhow::Result<String> {
     if io::stdin().is_terminal() {
-        eprintln!("reading the prompt from the terminal, end it with Ctrl-D");
+        let _ = writeln!(io::stderr(), "reading the prompt from the terminal, end it with Ctrl-D");
     }
     let mut prompt = Vec::new();
     io::stdin().read_to_end(&mut prompt).context("the prompt cannot be read from standard input")?;
@@ -189,10 +193,14 @@ fn read_prompt() -> anyhow::Result<String> {
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    print_text(&(serde_json::to_string(value)? + "\n"))
+}
+
+/// Unlike `print!`, an error where whoever reads standard output has gone.
+fn print_text(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
-    writeln!(out)?;
-    Ok(())
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.context("the answer cannot be written to standard output")
 }
 
 fn coloured(stream: &impl IsTerminal) -> bool {

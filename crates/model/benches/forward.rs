@@ -19,12 +19,7 @@ fn main() {
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let threads = std::env::var("THREADS").map_or(threads, |text| text.parse().expect("THREADS is a number above 0"));
     let compute = Arc::new(Compute::new(threads));
-    println!(
-        "{} threads, {} (of {:?})",
-        compute.threads(),
-        compute.isa(),
-        Isa::available()
-    );
+    println!("{} threads, {} (of {:?})", compute.threads(), compute.isa(), Isa::available());
     let mut target = load(EmbeddedModel::Target, &compute);
     let mut draft = load(EmbeddedModel::Draft, &compute);
 
@@ -41,9 +36,7 @@ fn main() {
     let step = median(
         (0..ROUNDS)
             .map(|_| ())
-            .scan(filled(&mut draft, CONTEXT), |cache, ()| {
-                Some(step(&mut draft, cache, 1).0)
-            })
+            .scan(filled(&mut draft, CONTEXT), |cache, ()| Some(step(&mut draft, cache, 1).0))
             .collect(),
     );
     println!("draft: one row {step:.1?}");
@@ -89,11 +82,7 @@ fn prefill(model: &mut Transformer, name: &str) {
     let times = (0..5).map(|_| {
         let mut cache = model.new_cache();
         let start = Instant::now();
-        let rows = Rows {
-            cache: &mut cache,
-            tokens: &tokens,
-            logits_from: 2047,
-        };
+        let rows = Rows { cache: &mut cache, tokens: &tokens, logits_from: 2047 };
         model.forward(&mut [rows]).expect("it fits");
         start.elapsed()
     });
@@ -102,13 +91,7 @@ fn prefill(model: &mut Transformer, name: &str) {
 
 fn filled(model: &mut Transformer, len: usize) -> KvCache {
     let mut cache = model.new_cache();
-    model
-        .forward(&mut [Rows {
-            cache: &mut cache,
-            tokens: &text(len),
-            logits_from: len,
-        }])
-        .expect("it fits");
+    model.forward(&mut [Rows { cache: &mut cache, tokens: &text(len), logits_from: len }]).expect("it fits");
     cache
 }
 
@@ -116,23 +99,14 @@ fn filled(model: &mut Transformer, len: usize) -> KvCache {
 fn step(model: &mut Transformer, cache: &mut KvCache, rows: usize) -> (Duration, u64) {
     let held = cache.len();
     let start = Instant::now();
-    let forward = model.forward(&mut [Rows {
-        cache: &mut *cache,
-        tokens: &text(rows),
-        logits_from: 0,
-    }]);
+    let forward = model.forward(&mut [Rows { cache: &mut *cache, tokens: &text(rows), logits_from: 0 }]);
     let time = start.elapsed();
     cache.truncate(held);
     (time, forward.expect("it fits").work.bytes)
 }
 
 fn text(len: usize) -> Vec<u32> {
-    b"What light through yonder window breaks? "
-        .iter()
-        .cycle()
-        .take(len)
-        .map(|byte| u32::from(*byte))
-        .collect()
+    b"What light through yonder window breaks? ".iter().cycle().take(len).map(|byte| u32::from(*byte)).collect()
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -18,12 +18,7 @@ pub struct KvCache {
 
 impl KvCache {
     pub(crate) fn new(shape: Shape, context: usize) -> KvCache {
-        KvCache {
-            shape,
-            context,
-            len: 0,
-            pages: Vec::new(),
-        }
+        KvCache { shape, context, len: 0, pages: Vec::new() }
     }
 
     /// Positions held.
@@ -65,6 +60,21 @@ impl KvCache {
         &mut self.pages
     }
 
+    /// Fills all positions that are not held, in every layer, with NaN.
+    #[cfg(test)]
+    pub(crate) fn poison(&mut self) {
+        let Shape { heads, head_dim, layers } = self.shape;
+        let padded = head_dim.next_multiple_of(16);
+        for (number, page) in self.pages.iter_mut().enumerate() {
+            let first = self.len.saturating_sub(number * PAGE).min(PAGE);
+            for head in page.chunks_exact_mut(PAGE * (head_dim + padded)).take(layers * heads) {
+                let (keys, values) = head.split_at_mut(PAGE * head_dim);
+                keys.chunks_exact_mut(PAGE).for_each(|positions| positions[first..].fill(f32::NAN));
+                values[first * padded..].fill(f32::NAN);
+            }
+        }
+    }
+
     /// Counts `rows` positions, whose keys and values a forward has written, as held.
     pub(crate) fn advance(&mut self, rows: usize) {
         self.len += rows;
@@ -73,9 +83,6 @@ impl KvCache {
 
 impl fmt::Debug for KvCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KvCache")
-            .field("len", &self.len)
-            .field("context", &self.context)
-            .finish_non_exhaustive()
+        f.debug_struct("KvCache").field("len", &self.len).field("context", &self.context).finish_non_exhaustive()
     }
 }

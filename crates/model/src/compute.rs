@@ -27,10 +27,7 @@ impl Compute {
     /// The same on instructions of one's choice.
     pub fn with_isa(threads: NonZeroUsize, isa: Isa) -> Result<Compute, UnavailableIsa> {
         let path = Path::new(isa).ok_or(UnavailableIsa { isa })?;
-        Ok(Compute {
-            pool: Pool::new(threads),
-            path,
-        })
+        Ok(Compute { pool: Pool::new(threads), path })
     }
 
     /// Threads that take part, the caller included.
@@ -54,9 +51,6 @@ impl Compute {
 
 impl fmt::Debug for Compute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Compute")
-            .field("threads", &self.threads())
-            .field("isa", &self.isa())
-            .finish()
+        f.debug_struct("Compute").field("threads", &self.threads()).field("isa", &self.isa()).finish()
     }
 }

@@ -48,8 +48,5 @@ pub(crate) fn forward(geometry: &Geometry, parts: &[Part]) -> Work {
     let keys_and_values = layers * 2 * d * (kept + rows);
     // qkv: d in, 3d out; projection: d, d; up: d, 4d; down: 4d, d; head: d, vocabulary.
     let activations = layers * 16 * d * rows + (d + vocab) * logits;
-    Work {
-        flops,
-        bytes: WEIGHT * weights + VALUE * (keys_and_values + activations),
-    }
+    Work { flops, bytes: WEIGHT * weights + VALUE * (keys_and_values + activations) }
 }

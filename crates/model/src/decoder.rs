@@ -54,17 +54,8 @@ impl Forward {
             *end += rows;
             Some(*end)
         }));
-        assert_eq!(
-            logits.len(),
-            starts[rows.len()] * vocab_size,
-            "logits for {rows:?} rows of {vocab_size}"
-        );
-        Forward {
-            vocab_size,
-            starts,
-            logits,
-            work,
-        }
+        assert_eq!(logits.len(), starts[rows.len()] * vocab_size, "logits for {rows:?} rows of {vocab_size}");
+        Forward { vocab_size, starts, logits, work }
     }
 
     /// Logits after a sequence's row, `vocab_size` of them; `i` counts from the sequence's `logits_from`.
@@ -72,11 +63,7 @@ impl Forward {
     /// # Panics
     /// Where the forward computed no such row.
     pub fn row(&self, sequence: usize, i: usize) -> &[f32] {
-        assert!(
-            i < self.rows(sequence),
-            "sequence {sequence} has {} rows of logits, not {i}",
-            self.rows(sequence)
-        );
+        assert!(i < self.rows(sequence), "sequence {sequence} has {} rows of logits, not {i}", self.rows(sequence));
         &self.logits[(self.starts[sequence] + i) * self.vocab_size..][..self.vocab_size]
     }
 

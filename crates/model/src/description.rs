@@ -33,10 +33,7 @@ pub struct Description {
 /// The fingerprint of the character tokenizer: each id stands for the ASCII character of that code.
 pub(crate) fn character_tokenizer() -> String {
     let ids = (0..TOKENIZER_SIZE as u32).map(|id| [id.to_le_bytes(), id.to_le_bytes()].concat());
-    hex(ids.fold(
-        Sha256::new_with_prefix("outrider tokenizer: id, code point\n"),
-        Sha256::chain_update,
-    ))
+    hex(ids.fold(Sha256::new_with_prefix("outrider tokenizer: id, code point\n"), Sha256::chain_update))
 }
 
 /// A digest in hexadecimal.

@@ -26,10 +26,8 @@ pub struct Geometry {
 impl Geometry {
     /// Reads `vocab_size`, `n_embd`, `n_head`, `n_layer` and `max_seq_len` from JSON; further fields are ignored.
     pub(crate) fn from_json(file: &str, json: &[u8]) -> Result<Geometry, LoadError> {
-        let fields: Map<String, Value> = serde_json::from_slice(json).map_err(|error| LoadError::Json {
-            file: file.to_owned(),
-            error,
-        })?;
+        let fields: Map<String, Value> =
+            serde_json::from_slice(json).map_err(|error| LoadError::Json { file: file.to_owned(), error })?;
         let field = |name: &'static str, allowed: RangeInclusive<u64>| {
             let value = fields.get(name);
             match value.and_then(Value::as_u64).filter(|value| allowed.contains(value)) {
@@ -63,10 +61,8 @@ impl Geometry {
     /// The tensors of such a model, by name and shape, in the order of the layers.
     pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let d = self.d_model;
-        let mut tensors = vec![
-            ("wte.weight".to_owned(), vec![self.vocab_size, d]),
-            ("wpe.weight".to_owned(), vec![self.context, d]),
-        ];
+        let mut tensors =
+            vec![("wte.weight".to_owned(), vec![self.vocab_size, d]), ("wpe.weight".to_owned(), vec![self.context, d])];
         for layer in 0..self.layers {
             let mut affine = |name: &str, weight: Vec<usize>, bias: usize| {
                 tensors.push((format!("blocks.{layer}.{name}.weight"), weight));
@@ -92,10 +88,6 @@ impl Geometry {
     }
 
     pub(crate) fn shape(&self) -> Shape {
-        Shape {
-            layers: self.layers,
-            heads: self.heads,
-            head_dim: self.d_model / self.heads,
-        }
+        Shape { layers: self.layers, heads: self.heads, head_dim: self.d_model / self.heads }
     }
 }

@@ -2,10 +2,8 @@
 //!
 //! `unsafe` lives here (and in the pool): vectors, and slices that several threads fill. Each kernel stands behind a
 //! safe function that checks its shapes.
-#![expect(
-    unsafe_code,
-    reason = "SIMD intrinsics, and results that several threads write side by side"
-)]
+#![expect(unsafe_code, reason = "SIMD intrinsics, and results that several threads write side by side")]
+#![expect(clippy::needless_range_loop, reason = "an index is a row, an output or a lane, of several arrays at once")]
 
 pub(crate) mod attention;
 mod buffer;
@@ -51,6 +49,9 @@ pub(crate) fn widen(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
+/// Elements before the first row of a matrix, which kernels may read and ignore.
+pub(crate) const LEAD: usize = BLOCK;
+
 /// A matrix of bf16, (outputs, inputs), rows padded with zeros to whole blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Weights<'a> {
@@ -60,14 +61,10 @@ pub(crate) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// `bits` holds `outputs` rows of `stride` elements.
+    /// `bits` holds [`LEAD`] elements of no meaning, then `outputs` rows of `stride` elements.
     pub(crate) fn new(bits: &'a [u16], outputs: usize, stride: usize) -> Weights<'a> {
         assert!(stride.is_multiple_of(BLOCK), "rows of whole blocks, not {stride}");
-        assert!(
-            bits.len() == outputs * stride,
-            "{outputs} rows of {stride}, not {} elements",
-            bits.len()
-        );
+        assert!(bits.len() == LEAD + outputs * stride, "{outputs} rows of {stride}, not {} elements", bits.len());
         Weights { bits, outputs, stride }
     }
 
@@ -82,10 +79,10 @@ impl<'a> Weights<'a> {
 
     /// One row, natural order.
     pub(crate) fn row(&self, output: usize) -> &'a [u16] {
-        &self.bits[output * self.stride..][..self.stride]
+        &self.bits[LEAD + output * self.stride..][..self.stride]
     }
 
     fn as_ptr(&self) -> *const u16 {
-        self.bits.as_ptr()
+        self.bits[LEAD..].as_ptr()
     }
 }

@@ -60,38 +60,28 @@ impl Checkpoint {
         }
     }
 
-    fn check(
+    /// Checks what was read.
+    pub(crate) fn check(
         name: String,
         file: String,
         geometry: Geometry,
         bytes: Cow<'static, [u8]>,
     ) -> Result<Checkpoint, LoadError> {
-        let mut checkpoint = Checkpoint {
-            name,
-            geometry,
-            fingerprint: String::new(),
-            file,
-            bytes,
-        };
+        let mut checkpoint = Checkpoint { name, geometry, fingerprint: String::new(), file, bytes };
         checkpoint.fingerprint = checkpoint.tensors()?.check(&geometry)?;
         Ok(checkpoint)
     }
 
     pub(crate) fn tensors(&self) -> Result<Tensors<'_>, LoadError> {
-        let file = SliceSafetensors::new(&self.bytes).map_err(|error| LoadError::Format {
-            file: self.file.clone(),
-            reason: error.to_string(),
-        })?;
+        let file = SliceSafetensors::new(&self.bytes)
+            .map_err(|error| LoadError::Format { file: self.file.clone(), reason: error.to_string() })?;
         Ok(Tensors { name: &self.file, file })
     }
 }
 
 /// Reads a file of at least `least` and at most `most` bytes.
 fn read(path: &Path, least: u64, most: u64) -> Result<Vec<u8>, LoadError> {
-    let io = |error| LoadError::Io {
-        path: path.to_owned(),
-        error,
-    };
+    let io = |error| LoadError::Io { path: path.to_owned(), error };
     let file = File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();
     let refuse = |bytes| LoadError::Size {
@@ -105,11 +95,7 @@ fn read(path: &Path, least: u64, most: u64) -> Result<Vec<u8>, LoadError> {
     let mut bytes = Vec::with_capacity(size as usize);
     // A file may grow while it is read.
     file.take(most + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > most {
-        Err(refuse(bytes.len() as u64))
-    } else {
-        Ok(bytes)
-    }
+    if bytes.len() as u64 > most { Err(refuse(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
 /// The tensors of a well-formed file.
@@ -133,52 +119,33 @@ impl Tensors<'_> {
     }
 
     pub(crate) fn refuse(&self, tensor: &str, value: String, allowed: String) -> LoadError {
-        LoadError::Tensor {
-            file: self.name.to_owned(),
-            tensor: tensor.to_owned(),
-            value,
-            allowed,
-        }
+        LoadError::Tensor { file: self.name.to_owned(), tensor: tensor.to_owned(), value, allowed }
     }
 
     /// Checks that these are the tensors of `geometry`, no more and no less, bf16 and finite; gives the fingerprint.
     fn check(&self, geometry: &Geometry) -> Result<String, LoadError> {
         let expected = geometry.tensors();
         let mut digest = Sha256::new_with_prefix("outrider nanogpt bf16: sizes, tensors\n");
-        let Geometry {
-            vocab_size,
-            d_model,
-            heads,
-            layers,
-            context,
-        } = *geometry;
+        let Geometry { vocab_size, d_model, heads, layers, context } = *geometry;
         for size in [vocab_size, d_model, heads, layers, context] {
             digest.update((size as u64).to_le_bytes());
         }
         for (name, shape) in &expected {
             digest.update(self.check_tensor(name, shape)?);
         }
-        let superfluous = self
-            .file
-            .tensors()
-            .into_iter()
-            .find(|(name, _)| !expected.iter().any(|(e, _)| e == name));
+        let superfluous = self.file.tensors().into_iter().find(|(name, _)| !expected.iter().any(|(e, _)| e == name));
         match superfluous {
-            Some((name, _)) => Err(self.refuse(
-                &name,
-                "present".to_owned(),
-                "no such tensor in a NanoGPT of this geometry".to_owned(),
-            )),
+            Some((name, _)) => {
+                Err(self.refuse(&name, "present".to_owned(), "no such tensor in a NanoGPT of this geometry".to_owned()))
+            }
             None => Ok(hex(digest)),
         }
     }
 
     /// Checks one tensor; gives its bytes.
     fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<&[u8], LoadError> {
-        let view = self
-            .file
-            .get(name)
-            .map_err(|_| self.refuse(name, "missing".to_owned(), format!("bf16 {shape:?}")))?;
+        let view =
+            self.file.get(name).map_err(|_| self.refuse(name, "missing".to_owned(), format!("bf16 {shape:?}")))?;
         if DType::try_from(view.dtype()).ok() != Some(DType::BF16) {
             return Err(self.refuse(name, format!("of type {:?}", view.dtype()), "BF16".to_owned()));
         }

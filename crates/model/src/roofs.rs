@@ -6,7 +6,7 @@ use speculative::roofline::Roofs;
 
 use crate::Compute;
 use crate::kernels::matmul::{Sink, matmul};
-use crate::kernels::{Buffer, Weights, roof};
+use crate::kernels::{Buffer, LEAD, Weights, roof};
 
 /// Time for each figure. There are five, and the memory that the last one reads takes as long again to come by.
 const TIME: Duration = Duration::from_millis(15);
@@ -23,11 +23,7 @@ pub(crate) fn measure(compute: &Compute, weight_bytes: u64) -> Roofs {
     let flops_per_s = multiply_add(compute).max(many_rows(compute));
     let bytes_per_s = reading(compute, weight_bytes as usize / size_of::<f32>());
     let memory_bytes_per_s = reading(compute, MEMORY);
-    Roofs {
-        flops_per_s,
-        bytes_per_s,
-        memory_bytes_per_s,
-    }
+    Roofs { flops_per_s, bytes_per_s, memory_bytes_per_s }
 }
 
 /// The shortest of several runs within [`TIME`], after one that warms the caches and wakes the threads.
@@ -51,22 +47,12 @@ fn multiply_add(compute: &Compute) -> f64 {
 
 fn many_rows(compute: &Compute) -> f64 {
     let [rows, inputs, outputs] = MATMUL;
-    let weights = vec![0x3f80; outputs * inputs];
+    let weights = vec![0x3f80; LEAD + outputs * inputs];
     let activations = Buffer::zeroed(rows * inputs);
     let mut out = Buffer::zeroed(rows * outputs);
     let weights = Weights::new(&weights, outputs, inputs);
     let seconds = best(|| {
-        matmul(
-            compute,
-            &weights,
-            None,
-            &activations,
-            rows,
-            Sink::Natural {
-                out: &mut out,
-                stride: outputs,
-            },
-        );
+        matmul(compute, &weights, None, &activations, rows, Sink::Natural { out: &mut out, stride: outputs });
     });
     (2 * rows * inputs * outputs) as f64 / seconds
 }

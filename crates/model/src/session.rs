@@ -6,6 +6,8 @@
 //! it.
 
 mod drafting;
+#[cfg(test)]
+mod tests;
 mod verifying;
 
 use speculative::{InvalidSampling, Sampling, TokenId};
@@ -70,11 +72,7 @@ impl Open {
         within("prompt_len", self.prompt_len, 1, self.tokens.len())?;
         within("max_tokens", self.max_tokens, 1, limits.max_output_tokens)?;
         self.sampling.validate()?;
-        match self
-            .tokens
-            .iter()
-            .find(|&&token| token as usize >= model.tokenizer_size)
-        {
+        match self.tokens.iter().find(|&&token| token as usize >= model.tokenizer_size) {
             Some(&token) => within("tokens (id)", token as usize, 0, model.tokenizer_size - 1),
             None => Ok(()),
         }
@@ -84,12 +82,7 @@ impl Open {
 fn within(field: &'static str, value: usize, least: usize, most: usize) -> Result<(), OpenError> {
     match (least..=most).contains(&value) {
         true => Ok(()),
-        false => Err(OpenError::Field {
-            field,
-            value,
-            least,
-            most,
-        }),
+        false => Err(OpenError::Field { field, value, least, most }),
     }
 }
 
@@ -204,11 +197,7 @@ impl Prefix {
     }
 
     fn refuse(&self, reason: Reason, detail: String) -> Refusal {
-        Refusal {
-            reason,
-            base_len: self.base_len(),
-            detail,
-        }
+        Refusal { reason, base_len: self.base_len(), detail }
     }
 
     fn check_tokens(&self, field: &str, tokens: &[TokenId]) -> Result<(), Refusal> {
@@ -229,10 +218,7 @@ impl Prefix {
         }
         if base_len > self.context || gamma > self.context - base_len {
             let left = self.context.saturating_sub(base_len);
-            let detail = format!(
-                "gamma is {gamma}, allowed: 0 to {left}, what the context of {} holds",
-                self.context
-            );
+            let detail = format!("gamma is {gamma}, allowed: 0 to {left}, what the context of {} holds", self.context);
             return Err(self.refuse(Reason::Context, detail));
         }
         Ok(())
@@ -243,10 +229,7 @@ impl Prefix {
         let pending = worker.enqueue(lane, plan, goal).map_err(|unqueued| match unqueued {
             Unqueued::Stopped => AnswerError::Failed(Error::Stopped),
             Unqueued::Full => {
-                let detail = format!(
-                    "queue_depth reached, allowed: {} waiting requests",
-                    worker.limits().queue_depth
-                );
+                let detail = format!("queue_depth reached, allowed: {} waiting requests", worker.limits().queue_depth);
                 AnswerError::Refused(self.refuse(Reason::Queue, detail))
             }
         })?;

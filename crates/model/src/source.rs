@@ -18,14 +18,12 @@ impl EmbeddedModel {
     /// Its geometry (JSON) and its weights (safetensors).
     pub(crate) fn files(self) -> (&'static [u8], &'static [u8]) {
         match self {
-            EmbeddedModel::Target => (
-                include_bytes!("../embedded/target.json"),
-                include_bytes!("../embedded/target.safetensors"),
-            ),
-            EmbeddedModel::Draft => (
-                include_bytes!("../embedded/draft.json"),
-                include_bytes!("../embedded/draft.safetensors"),
-            ),
+            EmbeddedModel::Target => {
+                (include_bytes!("../embedded/target.json"), include_bytes!("../embedded/target.safetensors"))
+            }
+            EmbeddedModel::Draft => {
+                (include_bytes!("../embedded/draft.json"), include_bytes!("../embedded/draft.safetensors"))
+            }
         }
     }
 }

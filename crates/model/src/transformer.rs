@@ -30,12 +30,15 @@ pub struct Transformer {
 impl Transformer {
     /// Reads and checks a model. It will compute on `compute`, which other models may share.
     pub fn load(source: &Source, compute: Arc<Compute>) -> Result<Transformer, LoadError> {
-        let checkpoint = Checkpoint::open(source)?;
+        Transformer::new(&Checkpoint::open(source)?, compute)
+    }
+
+    fn new(checkpoint: &Checkpoint, compute: Arc<Compute>) -> Result<Transformer, LoadError> {
         let geometry = checkpoint.geometry;
         let weights = NanoGpt::new(&checkpoint.tensors()?, geometry.layers)?;
         let description = Description {
-            name: checkpoint.name,
-            fingerprint: checkpoint.fingerprint,
+            name: checkpoint.name.clone(),
+            fingerprint: checkpoint.fingerprint.clone(),
             tokenizer_fingerprint: character_tokenizer(),
             tokenizer_size: TOKENIZER_SIZE,
             vocab_size: geometry.vocab_size,
@@ -46,13 +49,12 @@ impl Transformer {
             weight_bytes: 2 * geometry.parameters(),
         };
         let state = State::new(compute.threads());
-        Ok(Transformer {
-            description,
-            geometry,
-            weights,
-            compute,
-            state,
-        })
+        Ok(Transformer { description, geometry, weights, compute, state })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn compute(&self) -> Arc<Compute> {
+        Arc::clone(&self.compute)
     }
 
     /// The model's sizes.
@@ -94,12 +96,7 @@ impl Decoder for Transformer {
             rows.cache.advance(rows.tokens.len());
         }
         let counts: Vec<usize> = parts.iter().map(|part| part.logits).collect();
-        Ok(Forward::new(
-            self.geometry.vocab_size,
-            &counts,
-            logits,
-            cost::forward(&self.geometry, &parts),
-        ))
+        Ok(Forward::new(self.geometry.vocab_size, &counts, logits, cost::forward(&self.geometry, &parts)))
     }
 
     fn measure_roofs(&mut self) -> Roofs {
@@ -115,39 +112,21 @@ fn check(geometry: &Geometry, batch: &[Rows<'_>]) -> Result<(), Error> {
             return Err(Error::ForeignCache { sequence });
         }
         if cache.len() + tokens > geometry.context {
-            return Err(Error::Overflow {
-                sequence,
-                held: cache.len(),
-                tokens,
-                context: geometry.context,
-            });
+            return Err(Error::Overflow { sequence, held: cache.len(), tokens, context: geometry.context });
         }
         if *logits_from > tokens {
-            return Err(Error::LogitsFrom {
-                sequence,
-                logits_from: *logits_from,
-                tokens,
-            });
+            return Err(Error::LogitsFrom { sequence, logits_from: *logits_from, tokens });
         }
         let vocab_size = geometry.vocab_size;
         if let Some(row) = rows.tokens.iter().position(|token| *token as usize >= vocab_size) {
-            return Err(Error::Token {
-                sequence,
-                row,
-                token: rows.tokens[row],
-                vocab_size,
-            });
+            return Err(Error::Token { sequence, row, token: rows.tokens[row], vocab_size });
         }
     }
     Ok(())
 }
 
 fn part(rows: &Rows<'_>) -> Part {
-    Part {
-        held: rows.cache.len(),
-        rows: rows.tokens.len(),
-        logits: rows.tokens.len() - rows.logits_from,
-    }
+    Part { held: rows.cache.len(), rows: rows.tokens.len(), logits: rows.tokens.len() - rows.logits_from }
 }
 
 /// The numbers, among all rows, of those whose logits are wanted.
@@ -161,13 +140,13 @@ fn wanted_rows(parts: &[Part]) -> Vec<usize> {
     wanted
 }
 
-/// Activations, kept from forward to forward. All but the projections are in lane order.
+/// Activations, kept from forward to forward, all in lane order.
 struct State {
     /// The residual stream: (rows, d).
     x: Buffer,
     /// What goes into a layer's matmuls: (rows, d).
     input: Buffer,
-    /// Queries, keys, values: (rows, 3 · d), natural order.
+    /// Queries, keys, values: (rows, 3 · d).
     projections: Buffer,
     /// The inner activations of the MLP: (rows, 4 · d).
     hidden: Buffer,
@@ -219,15 +198,11 @@ impl NanoGpt {
 
     /// The logits of the wanted rows: (wanted, vocabulary).
     fn head(&self, compute: &Compute, state: &mut State, wanted: &[usize]) -> Vec<f32> {
-        self.ln_f
-            .apply_rows(compute, &state.x, &mut state.input, wanted.len(), |row| wanted[row]); // (wanted, d)
+        self.ln_f.apply_rows(compute, &state.x, &mut state.input, wanted.len(), |row| wanted[row]); // (wanted, d)
         self.tokens.with(|weights| {
             let vocab_size = weights.outputs();
             let mut logits = vec![0.0; wanted.len() * vocab_size];
-            let sink = Sink::Natural {
-                out: &mut logits,
-                stride: vocab_size,
-            };
+            let sink = Sink::Natural { out: &mut logits, stride: vocab_size };
             matmul(compute, weights, None, &state.input, wanted.len(), sink);
             logits
         })
@@ -237,47 +212,24 @@ impl NanoGpt {
 impl Block {
     /// x + projection(attention(LN(x))), then x + down(GELU(up(LN(x)))).
     fn forward(&self, compute: &Compute, layer: usize, attention: &mut Attention<'_>, state: &mut State, rows: usize) {
-        let State {
-            x,
-            input,
-            projections,
-            hidden,
-            scratch,
-            strides,
-        } = state;
+        let State { x, input, projections, hidden, scratch, strides } = state;
         let [stride, projections_stride, hidden_stride] = *strides;
 
         self.ln_1.apply_rows(compute, x, input, rows, |row| row); // (rows, d)
-        let sink = Sink::Natural {
-            out: projections,
-            stride: projections_stride,
-        };
+        let sink = Sink::Store { out: projections, stride: projections_stride };
         self.attention.apply(compute, input, rows, sink); // (rows, 3, heads, head_dim)
-        let projections = Projections {
-            rows: projections,
-            stride: projections_stride,
-        };
+        let projections = Projections { rows: projections, stride: projections_stride };
         attention.run(compute, layer, projections, input, stride, scratch); // (rows, heads, head_dim)
-        self.projection
-            .apply(compute, input, rows, Sink::Add { out: x, stride }); // (rows, d)
+        self.projection.apply(compute, input, rows, Sink::Add { out: x, stride }); // (rows, d)
 
         self.ln_2.apply_rows(compute, x, input, rows, |row| row); // (rows, d)
-        self.up.apply(
-            compute,
-            input,
-            rows,
-            Sink::Gelu {
-                out: hidden,
-                stride: hidden_stride,
-            },
-        ); // (rows, 4 · d)
+        self.up.apply(compute, input, rows, Sink::Gelu { out: hidden, stride: hidden_stride }); // (rows, 4 · d)
         self.down.apply(compute, hidden, rows, Sink::Add { out: x, stride }); // (rows, d)
     }
 }
 
 impl Linear {
     fn apply(&self, compute: &Compute, input: &[f32], rows: usize, sink: Sink<'_>) {
-        self.matrix
-            .with(|weights| matmul(compute, weights, Some(&self.bias), input, rows, sink));
+        self.matrix.with(|weights| matmul(compute, weights, Some(&self.bias), input, rows, sink));
     }
 }

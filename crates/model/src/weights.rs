@@ -5,7 +5,7 @@ use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::LoadError;
-use crate::kernels::{BLOCK, Norm, Weights, in_lane_order};
+use crate::kernels::{BLOCK, LEAD, Norm, Weights, in_lane_order};
 use crate::load::Tensors;
 
 /// Where rows should begin, bytes.
@@ -13,7 +13,7 @@ const LINE: usize = 64;
 
 /// A matrix (outputs, inputs) in bf16, its rows padded with zeros to whole blocks.
 pub(crate) struct Matrix {
-    /// (outputs · stride), a view into an allocation that is a little longer, so that it can begin at a cache line.
+    /// (LEAD + outputs · stride), a view into an allocation that is a little longer, so that it can begin at a cache line.
     tensor: Tensor,
     outputs: usize,
     stride: usize,
@@ -23,24 +23,18 @@ impl Matrix {
     fn new(tensor: &Tensor) -> candle_core::Result<Matrix> {
         let (outputs, inputs) = tensor.dims2()?;
         let stride = inputs.next_multiple_of(BLOCK);
-        let len = outputs * stride;
+        let len = LEAD + outputs * stride;
         let mut values = vec![bf16::ZERO; len + LINE / size_of::<bf16>()];
         let start = values.as_ptr().align_offset(LINE).min(LINE / size_of::<bf16>());
         let (storage, layout) = tensor.storage_and_layout();
-        let Storage::Cpu(CpuStorage::BF16(stored)) = &*storage else {
-            candle_core::bail!("not bf16 on the CPU")
-        };
+        let Storage::Cpu(CpuStorage::BF16(stored)) = &*storage else { candle_core::bail!("not bf16 on the CPU") };
         let rows = stored[layout.start_offset()..].chunks_exact(inputs);
-        for (to, from) in values[start..].chunks_exact_mut(stride).zip(rows.take(outputs)) {
+        for (to, from) in values[start + LEAD..].chunks_exact_mut(stride).zip(rows.take(outputs)) {
             to[..inputs].copy_from_slice(from);
         }
         let all = values.len();
         let tensor = Tensor::from_vec(values, all, &Device::Cpu)?.narrow(0, start, len)?;
-        Ok(Matrix {
-            tensor,
-            outputs,
-            stride,
-        })
+        Ok(Matrix { tensor, outputs, stride })
     }
 
     /// Lends the weights to a kernel.
@@ -48,7 +42,7 @@ impl Matrix {
         let (storage, layout) = self.tensor.storage_and_layout();
         match &*storage {
             Storage::Cpu(CpuStorage::BF16(values)) => {
-                let bits = values[layout.start_offset()..][..self.outputs * self.stride].reinterpret_cast();
+                let bits = values[layout.start_offset()..][..LEAD + self.outputs * self.stride].reinterpret_cast();
                 use_them(&Weights::new(bits, self.outputs, self.stride))
             }
             _ => unreachable!("made of bf16 on the CPU"),
@@ -88,9 +82,7 @@ impl NanoGpt {
         Ok(NanoGpt {
             tokens: matrix(tensors, "wte")?,
             positions: matrix(tensors, "wpe")?,
-            blocks: (0..layers)
-                .map(|layer| block(tensors, layer))
-                .collect::<Result<_, _>>()?,
+            blocks: (0..layers).map(|layer| block(tensors, layer)).collect::<Result<_, _>>()?,
             ln_f: norm(tensors, "ln_f")?,
         })
     }
@@ -115,15 +107,9 @@ fn matrix(tensors: &Tensors<'_>, name: &str) -> Result<Matrix, LoadError> {
 }
 
 fn linear(tensors: &Tensors<'_>, name: &str) -> Result<Linear, LoadError> {
-    Ok(Linear {
-        matrix: matrix(tensors, name)?,
-        bias: tensors.vector(&format!("{name}.bias"))?,
-    })
+    Ok(Linear { matrix: matrix(tensors, name)?, bias: in_lane_order(&tensors.vector(&format!("{name}.bias"))?) })
 }
 
 fn norm(tensors: &Tensors<'_>, name: &str) -> Result<Norm, LoadError> {
-    Ok(Norm::new(
-        &tensors.vector(&format!("{name}.weight"))?,
-        &tensors.vector(&format!("{name}.bias"))?,
-    ))
+    Ok(Norm::new(&tensors.vector(&format!("{name}.weight"))?, &tensors.vector(&format!("{name}.bias"))?))
 }

@@ -132,17 +132,9 @@ impl Worker {
         // One place beyond the requests, for measuring the roofs.
         let (queue, requests) = mpsc::sync_channel(limits.queue_depth + 1);
         let description = Arc::new(decoder.description().clone());
-        thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || batch::run(decoder, &requests))?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || batch::run(decoder, &requests))?;
         let slots = Arc::new(Semaphore::new(limits.max_sessions));
-        Ok(Self {
-            queue,
-            description,
-            limits,
-            slots,
-            roofs: Arc::default(),
-        })
+        Ok(Self { queue, description, limits, slots, roofs: Arc::default() })
     }
 
     /// What the model is.
@@ -177,23 +169,12 @@ impl Worker {
     pub(crate) async fn prefill(&self, open: &Open, goal: Goal) -> Result<(Lane, Answer), OpenError> {
         open.validate(&self.description, &self.limits)?;
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-            return Err(OpenError::Sessions {
-                max_sessions: self.limits.max_sessions,
-            });
+            return Err(OpenError::Sessions { max_sessions: self.limits.max_sessions });
         };
-        let mut lane = Lane {
-            cache: None,
-            sampling: open.sampling,
-            _slot: slot,
-        };
-        let plan = Plan {
-            keep: 0,
-            tokens: open.tokens.clone(),
-        };
+        let mut lane = Lane { cache: None, sampling: open.sampling, _slot: slot };
+        let plan = Plan { keep: 0, tokens: open.tokens.clone() };
         let pending = self.enqueue(&mut lane, plan, goal).map_err(|unqueued| match unqueued {
-            Unqueued::Full => OpenError::Queue {
-                queue_depth: self.limits.queue_depth,
-            },
+            Unqueued::Full => OpenError::Queue { queue_depth: self.limits.queue_depth },
             Unqueued::Stopped => OpenError::Failed(Error::Stopped),
         })?;
         let answer = pending.answer(&mut lane).await?;
@@ -204,14 +185,7 @@ impl Worker {
     pub(crate) fn enqueue(&self, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Pending, Unqueued> {
         let (reply, answer) = oneshot::channel();
         let cache = lane.cache.take();
-        let task = Task {
-            cache,
-            sampling: lane.sampling,
-            plan,
-            goal,
-            enqueued: Instant::now(),
-            reply,
-        };
+        let task = Task { cache, sampling: lane.sampling, plan, goal, enqueued: Instant::now(), reply };
         let (request, unqueued) = match self.queue.try_send(Request::Task(Box::new(task))) {
             Ok(()) => return Ok(Pending(answer)),
             Err(mpsc::TrySendError::Full(request)) => (request, Unqueued::Full),
@@ -235,17 +209,12 @@ impl Pending {
 
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker")
-            .field("model", &self.description.name)
-            .field("limits", &self.limits)
-            .finish()
+        f.debug_struct("Worker").field("model", &self.description.name).field("limits", &self.limits).finish()
     }
 }
 
 impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lane")
-            .field("positions", &self.cache.as_ref().map(KvCache::len))
-            .finish()
+        f.debug_struct("Lane").field("positions", &self.cache.as_ref().map(KvCache::len)).finish()
     }
 }

@@ -21,17 +21,10 @@ fn cases() -> Vec<Case> {
         .map(|k| {
             let tokens = file.tensor(&format!("tokens.{k}")).unwrap();
             let logits = file.tensor(&format!("logits.{k}")).unwrap();
-            let values: Vec<f32> = logits
-                .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-                .collect();
+            let values: Vec<f32> =
+                logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
             Case {
-                tokens: tokens
-                    .data()
-                    .chunks_exact(4)
-                    .map(|b| u32::from_le_bytes(b.try_into().unwrap()))
-                    .collect(),
+                tokens: tokens.data().chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect(),
                 logits: values.chunks_exact(logits.shape()[1]).map(<[f32]>::to_vec).collect(),
             }
         })
@@ -55,11 +48,7 @@ fn gap(row: &[f32]) -> f32 {
 }
 
 fn assert_close(ours: &[f32], reference: &[f32], what: &str) {
-    let worst = ours
-        .iter()
-        .zip(reference)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
+    let worst = ours.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst <= TOLERANCE, "{what}: off by {worst}");
     if gap(reference) > TOLERANCE {
         assert_eq!(argmax(ours), argmax(reference), "{what}");
@@ -73,11 +62,7 @@ fn prefills_agree_with_pytorch() {
     for (k, case) in cases().iter().enumerate() {
         let logits_from = case.tokens.len() - case.logits.len();
         let mut cache = target.new_cache();
-        let rows = Rows {
-            cache: &mut cache,
-            tokens: &case.tokens,
-            logits_from,
-        };
+        let rows = Rows { cache: &mut cache, tokens: &case.tokens, logits_from };
         let forward = target.forward(&mut [rows]).unwrap();
         for (i, reference) in case.logits.iter().enumerate() {
             assert_close(forward.row(0, i), reference, &format!("prompt {k}, row {i}"));
@@ -93,11 +78,7 @@ fn decoding_agrees_with_pytorch() {
         let logits_from = case.tokens.len() - case.logits.len();
         let mut cache = target.new_cache();
         for (i, token) in case.tokens.iter().enumerate() {
-            let rows = Rows {
-                cache: &mut cache,
-                tokens: &[*token],
-                logits_from: 0,
-            };
+            let rows = Rows { cache: &mut cache, tokens: &[*token], logits_from: 0 };
             let forward = target.forward(&mut [rows]).unwrap();
             if let Some(row) = i.checked_sub(logits_from) {
                 assert_close(forward.row(0, 0), &case.logits[row], &format!("prompt {k}, row {row}"));
@@ -114,22 +95,10 @@ fn truncated_sequences_agree_with_pytorch() {
     let logits_from = case.tokens.len() - case.logits.len();
     let mut cache = target.new_cache();
     let astray: Vec<u32> = case.tokens[..logits_from].iter().copied().chain([7; 90]).collect();
-    target
-        .forward(&mut [Rows {
-            cache: &mut cache,
-            tokens: &astray,
-            logits_from: astray.len(),
-        }])
-        .unwrap();
+    target.forward(&mut [Rows { cache: &mut cache, tokens: &astray, logits_from: astray.len() }]).unwrap();
     cache.truncate(logits_from);
     let tokens = &case.tokens[logits_from..];
-    let forward = target
-        .forward(&mut [Rows {
-            cache: &mut cache,
-            tokens,
-            logits_from: 0,
-        }])
-        .unwrap();
+    let forward = target.forward(&mut [Rows { cache: &mut cache, tokens, logits_from: 0 }]).unwrap();
     for (i, reference) in case.logits.iter().enumerate() {
         assert_close(forward.row(0, i), reference, &format!("row {i}"));
     }

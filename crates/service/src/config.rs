@@ -1,39 +1,39 @@
 //! The flags that both model services have.
 
-use std::{num::NonZeroUsize, thread, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, ops::RangeInclusive, thread, time::Duration};
 
-use clap::{Args, value_parser};
-use model::Limits;
+use clap::Args;
+use model::{Limits, Source};
 
 /// Threads, limits and stopping.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
     /// Threads that the model computes with [default: the processors that this process may use]
-    #[arg(long, env = "OUTRIDER_THREADS", value_name = "N")]
+    #[arg(long, env = "OUTRIDER_THREADS", value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
 
     /// Sessions open at once
-    #[arg(long, env = "OUTRIDER_MAX_SESSIONS", value_name = "N", default_value = "32", value_parser = value_parser!(u32).range(1..=65_536))]
+    #[arg(long, env = "OUTRIDER_MAX_SESSIONS", value_name = "N", default_value = "32", value_parser = whole(1..=65_536))]
     pub max_sessions: u32,
 
     /// Longest prompt, in tokens; the model's context bounds it too
-    #[arg(long, env = "OUTRIDER_MAX_PROMPT_TOKENS", value_name = "TOKENS", default_value = "1048576", value_parser = value_parser!(u32).range(1..=1_048_576))]
+    #[arg(long, env = "OUTRIDER_MAX_PROMPT_TOKENS", value_name = "TOKENS", default_value = "1048576", value_parser = whole(1..=1_048_576))]
     pub max_prompt_tokens: u32,
 
     /// Most tokens that a session may ask for
-    #[arg(long, env = "OUTRIDER_MAX_OUTPUT_TOKENS", value_name = "TOKENS", default_value = "1048576", value_parser = value_parser!(u32).range(1..=1_048_576))]
+    #[arg(long, env = "OUTRIDER_MAX_OUTPUT_TOKENS", value_name = "TOKENS", default_value = "1048576", value_parser = whole(1..=1_048_576))]
     pub max_output_tokens: u32,
 
     /// Most proposed tokens in a cycle, 1 to 32
-    #[arg(long, env = "OUTRIDER_MAX_GAMMA", value_name = "N", default_value = "32", value_parser = value_parser!(u32).range(1..=32))]
+    #[arg(long, env = "OUTRIDER_MAX_GAMMA", value_name = "N", default_value = "32", value_parser = whole(1..=32))]
     pub max_gamma: u32,
 
     /// Requests that wait for the model at once
-    #[arg(long, env = "OUTRIDER_QUEUE_DEPTH", value_name = "N", default_value = "64", value_parser = value_parser!(u32).range(1..=65_536))]
+    #[arg(long, env = "OUTRIDER_QUEUE_DEPTH", value_name = "N", default_value = "64", value_parser = whole(1..=65_536))]
     pub queue_depth: u32,
 
     /// How long open sessions may go on after SIGTERM, for example 10s or 2m
-    #[arg(long, env = "OUTRIDER_GRACE", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "OUTRIDER_GRACE", value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub grace: Duration,
 }
 
@@ -53,4 +53,42 @@ impl Config {
             queue_depth: self.queue_depth as usize,
         }
     }
+}
+
+/// The model that a flag names.
+///
+/// # Errors
+/// No name, or one of an embedded model that there is not. A file is looked for when it is loaded.
+pub fn source(text: &str) -> Result<Source, String> {
+    match text.parse() {
+        Ok(Source::File(_)) if text.is_empty() || text.starts_with("embedded:") => {
+            Err("allowed: embedded:target, embedded:draft, or the path of a .safetensors file".to_owned())
+        }
+        Ok(source) => Ok(source),
+    }
+}
+
+/// The address that a flag names.
+///
+/// # Errors
+/// Anything but an IP address with a port.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "allowed: an IP address with a port, for example 127.0.0.1:7101".to_owned())
+}
+
+/// A whole number in `range`, which the message names whatever was given instead.
+fn whole(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + Clone {
+    move |text| {
+        let value = text.parse().ok().filter(|value| range.contains(value));
+        value.ok_or_else(|| format!("allowed: a whole number, {} to {}", range.start(), range.end()))
+    }
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let threads = whole(1..=1024)(text)?;
+    NonZeroUsize::new(threads as usize).ok_or_else(|| "allowed: 1 or more".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}, allowed: for example 10s or 2m"))
 }

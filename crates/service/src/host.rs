@@ -1,8 +1,10 @@
 //! A model service from bind to stop.
 
 use std::{
+    fmt::Display,
     future::Future,
-    io,
+    io::{self, Write},
+    process::ExitCode,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -65,6 +67,18 @@ impl Host {
     /// Resolves when open streams must end.
     pub async fn closing(&self) {
         self.closing.clone().wait().await;
+    }
+}
+
+/// The exit status of a service, after one line that says why it failed.
+pub fn exit(outcome: Result<(), impl Display>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Whoever reads standard error may have gone; the status says as much.
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

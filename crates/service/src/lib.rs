@@ -5,7 +5,7 @@
 //! - [`Host`]: the model once it is loaded, and how sessions learn that the service stops
 //! - [`session`]: a stream's life, generic over the [`Role`] that answers its messages
 //! - [`wire`]: conversions, and errors as gRPC statuses
-//! - [`serve`]: load, serve, stop
+//! - [`serve`], [`exit`]: load, serve, stop, and with which status
 
 mod config;
 mod describe;
@@ -13,7 +13,7 @@ mod host;
 pub mod session;
 pub mod wire;
 
-pub use config::Config;
+pub use config::{Config, address, source};
 pub use describe::Describe;
-pub use host::{Error, Host, load, serve};
+pub use host::{Error, Host, exit, load, serve};
 pub use session::{Exchange, Role};

@@ -10,12 +10,13 @@ use std::{
 };
 
 use opentelemetry::Context;
-use opentelemetry_otlp::{ExporterBuildError, WithExportConfig};
+use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
     trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanExporter, SpanProcessor},
 };
+use tonic::transport::Endpoint;
 
 /// Spans that may wait for export. The SDK's default of 2048 is a fifth of a second of a fast pair's cycles.
 const MAX_QUEUE_SIZE: usize = 65_536;
@@ -32,12 +33,12 @@ pub enum ExportError {
         value: String,
     },
     /// The endpoint is no URL that can be connected to.
-    #[error("OTLP endpoint {endpoint} cannot be used: {source}")]
+    #[error("OTLP endpoint {endpoint} cannot be used: {problem}, allowed: http://HOST:PORT")]
     Endpoint {
         /// The endpoint as configured.
         endpoint: String,
         /// What the exporter says of it.
-        source: ExporterBuildError,
+        problem: String,
     },
 }
 
@@ -60,11 +61,13 @@ pub(crate) fn provider(endpoint: &str, resource: Resource) -> Result<(SdkTracerP
             return Err(ExportError::Protocol { variable, value });
         }
     }
+    let unusable = |problem| ExportError::Endpoint { endpoint: endpoint.to_owned(), problem };
+    check(endpoint).map_err(unusable)?;
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
         .build()
-        .map_err(|source| ExportError::Endpoint { endpoint: endpoint.to_owned(), source })?;
+        .map_err(|error| unusable(error.to_string()))?;
 
     let tally = Arc::new(Tally::default());
     let mut config = BatchConfigBuilder::default();
@@ -79,6 +82,20 @@ pub(crate) fn provider(endpoint: &str, resource: Resource) -> Result<(SdkTracerP
         .with_span_processor(CountEnded { next: batch, tally: tally.clone() })
         .build();
     Ok((provider, tally))
+}
+
+/// Says what is wrong with an endpoint: the exporter takes a bare word for a host with TLS, and a port out of range for
+/// none.
+fn check(endpoint: &str) -> Result<(), String> {
+    let url = Endpoint::from_shared(endpoint.to_owned()).map_err(|error| error.to_string())?;
+    let authority = url.uri().authority().filter(|_| url.uri().scheme_str() == Some("http"));
+    match authority {
+        None => Err("it is not an http URL".to_owned()),
+        Some(authority) if authority.as_str() != authority.host() && authority.port_u16().is_none() => {
+            Err("its port is not from 1 to 65535".to_owned())
+        }
+        Some(_) => Ok(()),
+    }
 }
 
 /// How many spans ended and how many of them a receiver acknowledged.

@@ -28,7 +28,7 @@ pub mod span {
     pub const FORWARD: &str = "forward";
 }
 
-/// Attributes of OpenTelemetry's GenAI and RPC conventions (status: development).
+/// Attributes of OpenTelemetry's GenAI (status: development) and RPC (status: stable) conventions.
 pub mod convention {
     /// `text_completion`.
     pub const OPERATION_NAME: &str = "gen_ai.operation.name";
@@ -53,7 +53,7 @@ pub mod convention {
     /// Tokens emitted.
     pub const USAGE_OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
     /// `grpc`.
-    pub const RPC_SYSTEM: &str = "rpc.system";
+    pub const RPC_SYSTEM: &str = "rpc.system.name";
     /// Service and method of the stream that carried the message.
     pub const RPC_METHOD: &str = "rpc.method";
 }

@@ -45,12 +45,8 @@ impl Pool {
         let workers = (1..threads.get())
             .map_while(|thread| {
                 let shared = Arc::clone(&shared);
-                let worker = Builder::new()
-                    .name(format!("compute-{thread}"))
-                    .spawn(move || shared.work(thread));
-                worker
-                    .inspect_err(|error| tracing::warn!(%error, thread, "no further compute thread"))
-                    .ok()
+                let worker = Builder::new().name(format!("compute-{thread}")).spawn(move || shared.work(thread));
+                worker.inspect_err(|error| tracing::warn!(%error, thread, "no further compute thread")).ok()
             })
             .collect();
         Pool { shared, workers }
@@ -128,9 +124,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     fn acquire(&self) -> bool {
-        self.owned
-            .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
+        self.owned.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     /// Runs a region; the caller has acquired the pool.
@@ -158,11 +152,7 @@ impl Shared {
     fn take(&self, thread: usize) -> bool {
         let mut left = self.left.0.load(Ordering::Relaxed);
         while left > 0 {
-            match self
-                .left
-                .0
-                .compare_exchange_weak(left, left - 1, Ordering::Acquire, Ordering::Relaxed)
-            {
+            match self.left.0.compare_exchange_weak(left, left - 1, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => {
                     self.run_chunk(left, thread);
                     return true;
@@ -188,22 +178,14 @@ impl Shared {
         let mut spins = 0;
         while self.undone.0.load(Ordering::Acquire) > 0 {
             spins += 1;
-            if spins < SPINS_TO_YIELD {
-                std::hint::spin_loop()
-            } else {
-                yield_now()
-            }
+            if spins < SPINS_TO_YIELD { std::hint::spin_loop() } else { yield_now() }
         }
     }
 
     fn work(&self, thread: usize) {
         let mut spins = 0;
         while !self.stop.load(Ordering::Relaxed) {
-            let enough = if self.forwards.load(Ordering::Relaxed) > 0 {
-                SPINS_IN_FORWARD
-            } else {
-                SPINS_BETWEEN
-            };
+            let enough = if self.forwards.load(Ordering::Relaxed) > 0 { SPINS_IN_FORWARD } else { SPINS_BETWEEN };
             if self.take(thread) {
                 spins = 0;
             } else if spins < enough {

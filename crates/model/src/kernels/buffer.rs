@@ -15,9 +15,7 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// `len` zeros, rounded up to whole lines.
     pub(crate) fn zeroed(len: usize) -> Buffer {
-        Buffer {
-            lines: vec![Line([0.0; 16]); len.div_ceil(16)],
-        }
+        Buffer { lines: vec![Line([0.0; 16]); len.div_ceil(16)] }
     }
 
     /// Makes room for `len` elements; what is there stays, what is new is zero.
@@ -59,10 +57,7 @@ unsafe impl Sync for Shared {}
 impl Shared {
     /// The slice must outlive every use, which holds where the uses are a region of the pool that borrows it.
     pub(super) fn new(slice: &mut [f32]) -> Shared {
-        Shared {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-        }
+        Shared { start: slice.as_mut_ptr(), len: slice.len() }
     }
 
     /// The address of element `at`, of which `len` elements are to be used.

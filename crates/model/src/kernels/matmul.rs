@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::buffer::Shared;
 use super::isa::Kernel;
 use super::math;
-use super::simd::{BLOCK, LANES, Simd, tree};
+use super::simd::{BLOCK, LANES, Simd};
 use super::{Weights, place};
 use crate::compute::Compute;
 
@@ -26,6 +26,11 @@ const CHUNKS_PER_THREAD: usize = 4;
 /// Rows that share the loads of weights.
 const ROWS_AT_ONCE: usize = 5;
 
+const AHEAD: usize = match option_env!("AHEAD") {
+    Some(a) => a.as_bytes()[0] as usize % 16 * 1024,
+    None => 4096,
+};
+
 /// Outputs whose lanes are kept until all inputs have been added: one block of the next matmul's activations.
 const PANEL: usize = BLOCK;
 
@@ -36,6 +41,8 @@ const SLICE: usize = 512;
 pub(crate) enum Sink<'a> {
     /// Natural order.
     Natural { out: &'a mut [f32], stride: usize },
+    /// Lane order.
+    Store { out: &'a mut [f32], stride: usize },
     /// Lane order, added to what is there.
     Add { out: &'a mut [f32], stride: usize },
     /// Lane order, through GELU.
@@ -45,6 +52,7 @@ pub(crate) enum Sink<'a> {
 #[derive(Clone, Copy, PartialEq)]
 enum Finish {
     Natural,
+    Store,
     Add,
     Gelu,
 }
@@ -61,50 +69,27 @@ pub(crate) fn matmul(
 ) {
     let (finish, out, stride) = match sink {
         Sink::Natural { out, stride } => (Finish::Natural, out, stride),
+        Sink::Store { out, stride } => (Finish::Store, out, stride),
         Sink::Add { out, stride } => (Finish::Add, out, stride),
         Sink::Gelu { out, stride } => (Finish::Gelu, out, stride),
     };
     let outputs = weights.outputs();
+    assert!(activations.len() >= rows * weights.stride(), "activations for {rows} rows");
+    assert!(bias.is_none_or(|b| b.len() >= outputs), "a bias for each of {outputs} outputs");
     assert!(
-        activations.len() >= rows * weights.stride(),
-        "activations for {rows} rows"
-    );
-    assert!(
-        bias.is_none_or(|b| b.len() >= outputs),
-        "a bias for each of {outputs} outputs"
-    );
-    assert!(
-        stride
-            >= if finish == Finish::Natural {
-                outputs
-            } else {
-                outputs.next_multiple_of(BLOCK)
-            },
+        stride >= if finish == Finish::Natural { outputs } else { outputs.next_multiple_of(BLOCK) },
         "room for {outputs} outputs"
     );
     assert!(out.len() >= rows * stride, "room for {rows} rows");
 
     let plan = Plan::new(rows, weights, compute.threads());
-    let job = Job {
-        weights: *weights,
-        bias,
-        activations,
-        out: Shared::new(out),
-        stride,
-        finish,
-    };
+    let job = Job { weights: *weights, bias, activations, out: Shared::new(out), stride, finish };
     let path = compute.path();
     compute.pool().run(plan.chunks(), plan.pays(), &|chunk, _| {
         let (rows, outputs) = plan.chunk(chunk);
         // SAFETY: the slices are as long as asserted above; the chunks of a plan do not overlap, so no other thread
         // writes these rows' outputs.
-        unsafe {
-            path.run(Chunk {
-                job: &job,
-                rows,
-                outputs,
-            })
-        }
+        unsafe { path.run(Chunk { job: &job, rows, outputs }) }
     });
 }
 
@@ -123,13 +108,7 @@ impl Plan {
         let in_cache = CHUNK_BYTES / (2 * weights.stride());
         let shared = outputs.div_ceil(CHUNKS_PER_THREAD * threads);
         let outputs_per_chunk = shared.min(in_cache).max(1).next_multiple_of(BLOCK);
-        Plan {
-            rows,
-            outputs,
-            outputs_per_chunk,
-            rows_per_chunk: CHUNK_ROWS,
-            work: rows * outputs * weights.stride(),
-        }
+        Plan { rows, outputs, outputs_per_chunk, rows_per_chunk: CHUNK_ROWS, work: rows * outputs * weights.stride() }
     }
 
     fn chunks(&self) -> usize {
@@ -145,10 +124,7 @@ impl Plan {
         let row_blocks = self.rows.div_ceil(self.rows_per_chunk);
         let row = chunk % row_blocks * self.rows_per_chunk;
         let output = chunk / row_blocks * self.outputs_per_chunk;
-        (
-            row..(row + self.rows_per_chunk).min(self.rows),
-            output..(output + self.outputs_per_chunk).min(self.outputs),
-        )
+        (row..(row + self.rows_per_chunk).min(self.rows), output..(output + self.outputs_per_chunk).min(self.outputs))
     }
 }
 
@@ -169,8 +145,8 @@ struct Chunk<'a> {
     outputs: Range<usize>,
 }
 
-/// Sums in progress: (rows at once, outputs of a panel, virtual lanes).
-type Lanes = [f32; ROWS_AT_ONCE * PANEL * LANES];
+/// Sums in progress: (outputs of a panel, rows at once, virtual lanes).
+type Lanes = [f32; PANEL * ROWS_AT_ONCE * LANES];
 
 impl Kernel for Chunk<'_> {
     type Output = ();
@@ -184,11 +160,7 @@ impl Kernel for Chunk<'_> {
             let row = |group| self.rows.start + self.rows.len() * group / groups;
             let (first, rows) = (row(group), row(group + 1) - row(group));
             for start in self.outputs.clone().step_by(PANEL) {
-                let panel = Panel {
-                    job: self.job,
-                    first,
-                    outputs: start..(start + PANEL).min(self.outputs.end),
-                };
+                let panel = Panel { job: self.job, first, outputs: start..(start + PANEL).min(self.outputs.end) };
                 // Outputs and vectors at once: what fits the path's registers beside the weights.
                 // SAFETY: these rows and outputs are parts of this chunk.
                 unsafe {
@@ -222,11 +194,7 @@ impl Panel<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd, const R: usize, const O: usize, const P: usize>(&self, lanes: *mut f32) {
         let stride = self.job.weights.stride();
-        let slice = if R * stride <= SLICE * ROWS_AT_ONCE {
-            stride
-        } else {
-            SLICE
-        };
+        let slice = if R * stride <= SLICE * ROWS_AT_ONCE { stride } else { SLICE };
         // SAFETY: the caller grants R rows and the panel's outputs.
         unsafe {
             for start in (0..stride).step_by(slice) {
@@ -241,8 +209,10 @@ impl Panel<'_> {
                     output += 1;
                 }
             }
+            let missing = (PANEL - self.outputs.len()) * R * LANES;
+            lanes.add(self.outputs.len() * R * LANES).write_bytes(0, missing);
             for r in 0..R {
-                self.finish::<S>(self.first + r, lanes.add(r * PANEL * LANES));
+                self.finish::<S>(self.first + r, lanes.add(r * LANES), R * LANES);
             }
         }
     }
@@ -270,7 +240,7 @@ impl Panel<'_> {
                         for r in 0..R {
                             for p in 0..P {
                                 sums[o][r][p] =
-                                    S::load(lanes.add((r * PANEL + column + o) * LANES + (part + p) * S::WIDTH));
+                                    S::load(lanes.add(((column + o) * R + r) * LANES + (part + p) * S::WIDTH));
                             }
                         }
                     }
@@ -279,7 +249,7 @@ impl Panel<'_> {
                 while at < inputs.end {
                     for o in 0..O {
                         if P == S::PARTS || o % S::PARTS == part {
-                            S::prefetch(weights.wrapping_add((O + o) * stride + at));
+                            S::prefetch(weights.wrapping_add(AHEAD + at * O + o * BLOCK));
                         }
                     }
                     for p in 0..P {
@@ -306,10 +276,7 @@ impl Panel<'_> {
                 for o in 0..O {
                     for r in 0..R {
                         for p in 0..P {
-                            S::store(
-                                lanes.add((r * PANEL + column + o) * LANES + (part + p) * S::WIDTH),
-                                sums[o][r][p],
-                            );
+                            S::store(lanes.add(((column + o) * R + r) * LANES + (part + p) * S::WIDTH), sums[o][r][p]);
                         }
                     }
                 }
@@ -318,46 +285,39 @@ impl Panel<'_> {
         }
     }
 
-    /// Adds up the lanes of one row's outputs, and the bias, and puts them where they belong.
+    /// Adds up the lanes of one row's outputs, `run` elements apart, and the bias, and puts them where they belong.
     #[inline(always)]
-    unsafe fn finish<S: Simd>(&self, row: usize, lanes: *mut f32) {
+    unsafe fn finish<S: Simd>(&self, row: usize, lanes: *const f32, run: usize) {
         let job = self.job;
         let Range { start, end } = self.outputs;
-        let mut sums = [0.0; PANEL];
-        // SAFETY: the lanes of a panel, which `tile` filled up to its last output; the results' place is within the
-        // row's stride, whole blocks where the order is the lanes', and this chunk's alone.
+        let mut sums = [0.0_f32; PANEL];
+        let sums = sums.as_mut_ptr();
+        // SAFETY: the lanes of a whole panel; the bias is as long as asserted; the results' place is within the row's
+        // stride, whole blocks where the order is the lanes', and this chunk's alone.
         unsafe {
-            std::slice::from_raw_parts_mut(lanes.add((end - start) * LANES), (PANEL - (end - start)) * LANES).fill(0.0);
-            for eight in 0..PANEL / 8 {
-                let [even, odd] = S::eight_trees(lanes.add(8 * eight * LANES));
-                sums[4 * eight..][..4].copy_from_slice(&even);
-                sums[LANES + 4 * eight..][..4].copy_from_slice(&odd);
-            } // (PANEL), lane order
+            S::sixteen_trees(lanes, run, sums);
+            S::sixteen_trees(lanes.add(16 * run), run, sums.add(8));
+            // (PANEL), lane order
             if let Some(bias) = job.bias {
-                for (sum, bias) in sums.iter_mut().zip(&bias[start..start + PANEL]) {
-                    *sum += bias;
+                for i in (0..PANEL).step_by(S::WIDTH) {
+                    S::store(sums.add(i), S::add(S::load(sums.add(i)), S::load(bias.as_ptr().add(start + i))));
                 }
             }
-            match job.finish {
-                Finish::Natural => {
-                    let to =
-                        std::slice::from_raw_parts_mut(job.out.at(row * job.stride + start, end - start), end - start);
-                    for (i, to) in to.iter_mut().enumerate() {
-                        *to = sums[place(i)];
-                    }
+            if job.finish == Finish::Natural {
+                for i in 0..end - start {
+                    *job.out.at(row * job.stride + start + i, 1) = *sums.add(place(i));
                 }
-                Finish::Add => {
-                    let to = std::slice::from_raw_parts_mut(job.out.at(row * job.stride + start, PANEL), PANEL);
-                    for (to, sum) in to.iter_mut().zip(&sums) {
-                        *to += sum;
-                    }
-                }
-                Finish::Gelu => {
-                    let to = job.out.at(row * job.stride + start, PANEL);
-                    for i in (0..PANEL).step_by(S::WIDTH) {
-                        S::store(to.add(i), math::gelu::<S>(S::load(sums.as_ptr().add(i))));
-                    }
-                }
+                return;
+            }
+            let to = job.out.at(row * job.stride + start, PANEL);
+            for i in (0..PANEL).step_by(S::WIDTH) {
+                let sum = S::load(sums.add(i));
+                let value = match job.finish {
+                    Finish::Natural | Finish::Store => sum,
+                    Finish::Add => S::add(S::load(to.add(i)), sum),
+                    Finish::Gelu => math::gelu::<S>(sum),
+                };
+                S::store(to.add(i), value);
             }
         }
     }

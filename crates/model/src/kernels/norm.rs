@@ -57,16 +57,7 @@ impl Norm {
                 let from = &x[source(row) * padded..][..padded];
                 let to = out.at(row * padded, padded);
                 // SAFETY: the slices are of one length, whole blocks long; a chunk alone writes its rows.
-                unsafe {
-                    path.run(Apply {
-                        width: self.width as f32,
-                        row: from,
-                        out: to,
-                        scale,
-                        bias,
-                        present,
-                    })
-                }
+                unsafe { path.run(Apply { width: self.width as f32, row: from, out: to, scale, bias, present }) }
             }
         });
     }
@@ -109,11 +100,7 @@ impl Kernel for Apply<'_> {
             for i in 0..steps {
                 let at = i * S::WIDTH;
                 let unit = S::mul(S::load(self.out.add(at)), inverse);
-                let scaled = S::fma(
-                    unit,
-                    S::load(self.scale.as_ptr().add(at)),
-                    S::load(self.bias.as_ptr().add(at)),
-                );
+                let scaled = S::fma(unit, S::load(self.scale.as_ptr().add(at)), S::load(self.bias.as_ptr().add(at)));
                 S::store(self.out.add(at), scaled);
             }
         }

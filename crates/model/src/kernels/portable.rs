@@ -1,6 +1,6 @@
 //! Sixteen lanes in plain Rust, for every processor: the path that the others are compared with.
 
-use super::simd::{Simd, tree};
+use super::simd::{LANES, Simd, tree};
 
 /// The portable path.
 #[derive(Clone, Copy)]
@@ -38,11 +38,7 @@ pub(super) fn fused_multiply_add(a: f32, b: f32, c: f32) -> f32 {
     // Away from zero where the loss has the sum's sign, else towards it: to whichever neighbour is odd.
     let even = bits & 1 == 0;
     let towards_zero = (lost > 0.0) != (sum > 0.0);
-    let odd = if towards_zero {
-        bits.wrapping_sub(1)
-    } else {
-        bits.wrapping_add(1)
-    };
+    let odd = if towards_zero { bits.wrapping_sub(1) } else { bits.wrapping_add(1) };
     let inexact = lost > 0.0 || lost < 0.0;
     f64::from_bits(if even && inexact { odd } else { bits }) as f32
 }
@@ -118,13 +114,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn eight_trees(lanes: *const f32) -> [[f32; 4]; 2] {
-        // SAFETY: the caller grants 8 runs of 16 elements; an array of f32 has their alignment.
-        let runs = unsafe { lanes.cast::<[Lanes; 8]>().read() };
-        [
-            [0, 2, 4, 6].map(|run| tree(runs[run])),
-            [1, 3, 5, 7].map(|run| tree(runs[run])),
-        ]
+    unsafe fn sixteen_trees(lanes: *const f32, run: usize, to: *mut f32) {
+        for i in 0..16 {
+            // SAFETY: the caller grants 16 runs of 16 elements, and 8 + 8 places.
+            unsafe { *to.add(i / 2 + i % 2 * LANES) = tree(lanes.add(i * run).cast::<Lanes>().read()) }
+        }
     }
 
     #[inline(always)]

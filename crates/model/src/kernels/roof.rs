@@ -16,13 +16,11 @@ const LINKS: usize = 1 << 15;
 /// Reads all of `values` on all threads, with the prefetches that a matmul makes or without.
 pub(crate) fn read(compute: &Compute, values: &[f32], prefetch: bool) {
     let path = compute.path();
-    compute
-        .pool()
-        .run(values.len().div_ceil(READ_CHUNK), true, &|chunk, _| {
-            let values = &values[chunk * READ_CHUNK..][..READ_CHUNK.min(values.len() - chunk * READ_CHUNK)];
-            // SAFETY: the kernel asks for nothing.
-            std::hint::black_box(unsafe { path.run(Read { values, prefetch }) });
-        });
+    compute.pool().run(values.len().div_ceil(READ_CHUNK), true, &|chunk, _| {
+        let values = &values[chunk * READ_CHUNK..][..READ_CHUNK.min(values.len() - chunk * READ_CHUNK)];
+        // SAFETY: the kernel asks for nothing.
+        std::hint::black_box(unsafe { path.run(Read { values, prefetch }) });
+    });
 }
 
 /// Multiplies and adds in the registers of all threads. Returns how many operations that was.

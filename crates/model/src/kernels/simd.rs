@@ -28,7 +28,8 @@ pub(super) trait Simd: Copy {
     unsafe fn load(from: *const f32) -> Self::V;
     /// `WIDTH` f32 to `to`.
     unsafe fn store(to: *mut f32, v: Self::V);
-    /// `2 · WIDTH` bf16 from `from`, widened exactly: those at even places, and those at odd places.
+    /// `2 · WIDTH` bf16 from `from`, widened exactly: those at even places, and those at odd places. The element before
+    /// `from` must be readable too.
     unsafe fn load_bf16(from: *const u16) -> (Self::V, Self::V);
     /// `a + b`.
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -47,8 +48,9 @@ pub(super) trait Simd: Copy {
     /// The bits of `v` plus the bits of `n` shifted left by 23, as integers: `v · 2ⁿ` where the low bits of `n` hold a
     /// whole number and the result is normal.
     unsafe fn add_exponent(v: Self::V, n: Self::V) -> Self::V;
-    /// The [`tree`] sums of eight runs of [`LANES`] from `lanes`: those of the even runs, and those of the odd ones.
-    unsafe fn eight_trees(lanes: *const f32) -> [[f32; 4]; 2];
+    /// The [`tree`] sums of sixteen runs of [`LANES`], each `run` elements after the one before, in lane order: those of
+    /// the even runs to the first 8 places of `to`, those of the odd ones to the 8 from [`LANES`] on.
+    unsafe fn sixteen_trees(lanes: *const f32, run: usize, to: *mut f32);
     /// Asks for the cache line at `at`, which need not be mapped.
     unsafe fn prefetch(at: *const u16);
 }

@@ -32,10 +32,7 @@ pub struct Drafting {
 impl Drafting {
     /// A session whose `open` was validated and prefilled.
     pub fn new(open: Open, model: &Description, limits: &Limits) -> Self {
-        Self {
-            prefix: Prefix::new(open, model, limits),
-            ahead: Vec::new(),
-        }
+        Self { prefix: Prefix::new(open, model, limits), ahead: Vec::new() }
     }
 
     /// Checks a message and plans its forward pass.
@@ -61,19 +58,11 @@ impl Drafting {
             return Err(prefix.refuse(Reason::Output, detail));
         }
 
-        let foreseen = self
-            .ahead
-            .iter()
-            .zip(&message.tokens)
-            .take_while(|(ahead, token)| ahead == token)
-            .count();
+        let foreseen = self.ahead.iter().zip(&message.tokens).take_while(|(ahead, token)| ahead == token).count();
         // The last committed token is always forwarded: its row of logits chooses d₁.
         let keep = (prefix.base_len() + foreseen).min(message.base_len - 1);
         let committed = prefix.committed.iter().chain(&message.tokens);
-        Ok(Plan {
-            keep,
-            tokens: committed.skip(keep).copied().collect(),
-        })
+        Ok(Plan { keep, tokens: committed.skip(keep).copied().collect() })
     }
 
     /// Takes over what a planned message committed and proposed.
@@ -104,14 +93,7 @@ impl DraftSession {
     pub async fn open(worker: &Worker, open: Open) -> Result<(Self, Answer), OpenError> {
         let (lane, answer) = worker.prefill(&open, Goal::Propose { gamma: 0 }).await?;
         let rules = Drafting::new(open, worker.description(), worker.limits());
-        Ok((
-            Self {
-                worker: worker.clone(),
-                rules,
-                lane,
-            },
-            answer,
-        ))
+        Ok((Self { worker: worker.clone(), rules, lane }, answer))
     }
 
     /// Proposes `message.gamma` tokens.

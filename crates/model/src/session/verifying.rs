@@ -49,19 +49,13 @@ impl Verifying {
         if gamma + 1 > wanted {
             let detail = match wanted {
                 0 => format!("the session has all {} tokens that it was opened for", prefix.longest),
-                _ => format!(
-                    "gamma is {gamma}, allowed: 0 to {}, as {wanted} tokens are wanted",
-                    wanted - 1
-                ),
+                _ => format!("gamma is {gamma}, allowed: 0 to {}, as {wanted} tokens are wanted", wanted - 1),
             };
             return Err(prefix.refuse(Reason::Output, detail));
         }
         let last = prefix.committed[message.base_len - 1];
         let tokens = [last].into_iter().chain(message.proposed.iter().copied()).collect();
-        Ok(Plan {
-            keep: message.base_len - 1,
-            tokens,
-        })
+        Ok(Plan { keep: message.base_len - 1, tokens })
     }
 
     /// Commits a verdict's tokens.
@@ -91,14 +85,7 @@ impl TargetSession {
     pub async fn open(worker: &Worker, open: Open) -> Result<(Self, Answer), OpenError> {
         let (lane, answer) = worker.prefill(&open, Goal::Verify { gamma: 0 }).await?;
         let rules = Verifying::new(open, answer.tokens[0], worker.description(), worker.limits());
-        Ok((
-            Self {
-                worker: worker.clone(),
-                rules,
-                lane,
-            },
-            answer,
-        ))
+        Ok((Self { worker: worker.clone(), rules, lane }, answer))
     }
 
     /// Verifies the proposed tokens and commits the verdict.
@@ -107,9 +94,7 @@ impl TargetSession {
     /// A refusal, after which the session goes on, or a failing model, after which it is over.
     pub async fn verify(&mut self, message: &Verify) -> Result<Answer, AnswerError> {
         let plan = self.rules.plan(message)?;
-        let goal = Goal::Verify {
-            gamma: message.proposed.len(),
-        };
+        let goal = Goal::Verify { gamma: message.proposed.len() };
         let answer = self.rules.prefix.ask(&self.worker, &mut self.lane, plan, goal).await?;
         self.rules.commit(&answer.tokens);
         Ok(answer)

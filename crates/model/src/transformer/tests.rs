@@ -1,1 +1,251 @@
+//! Row invariance of whole models: however a sequence is cut, batched, taken back or computed, its logits are the same
+//! bits.
 
+use std::num::NonZeroUsize;
+
+use half::bf16;
+use proptest::prelude::*;
+use safetensors::tensor::{Dtype, TensorView, serialize};
+
+use super::*;
+use crate::{EmbeddedModel, Isa};
+
+/// Nothing in it is a multiple of a vector: 3 heads of 12, of 20 (padded to 32) and of 48; 2 layers.
+const ODD: [Geometry; 3] = [
+    Geometry { vocab_size: 131, d_model: 36, heads: 3, layers: 2, context: 150 },
+    Geometry { vocab_size: 128, d_model: 60, heads: 3, layers: 2, context: 150 },
+    Geometry { vocab_size: 129, d_model: 144, heads: 3, layers: 1, context: 150 },
+];
+
+fn compute(isa: Isa, threads: usize) -> Arc<Compute> {
+    Arc::new(Compute::with_isa(NonZeroUsize::new(threads).unwrap(), isa).unwrap())
+}
+
+/// A model of random weights.
+fn random(geometry: Geometry) -> Checkpoint {
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut uniform = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let tensors: Vec<_> = geometry
+        .tensors()
+        .into_iter()
+        .map(|(name, shape)| {
+            let scale = if shape.len() == 2 { 2.0 / (shape[1] as f32).sqrt() } else { 0.5 };
+            let len = shape.iter().product();
+            let data: Vec<u8> = (0..len).flat_map(|_| bf16::from_f32(scale * uniform()).to_le_bytes()).collect();
+            (name, shape, data)
+        })
+        .collect();
+    let views = tensors
+        .iter()
+        .map(|(name, shape, data)| (name.as_str(), TensorView::new(Dtype::BF16, shape.clone(), data).unwrap()));
+    let bytes = serialize(views, None).unwrap();
+    Checkpoint::check("random".into(), "random".into(), geometry, bytes.into()).unwrap()
+}
+
+fn model(checkpoint: &Checkpoint, isa: Isa, threads: usize) -> Transformer {
+    Transformer::new(checkpoint, compute(isa, threads)).unwrap()
+}
+
+/// Tokens that are as good as random.
+fn tokens(seed: u64, len: usize) -> Vec<u32> {
+    (0..len as u64).map(|i| ((seed + i * i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57) as u32).collect()
+}
+
+fn bits(row: &[f32]) -> Vec<u32> {
+    assert!(row.iter().all(|logit| logit.is_finite()));
+    row.iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// Forwards `tokens` and gives the bits of all their rows.
+fn extend(model: &mut Transformer, cache: &mut KvCache, tokens: &[u32]) -> Vec<Vec<u32>> {
+    let forward = model.forward(&mut [Rows { cache, tokens, logits_from: 0 }]).unwrap();
+    (0..tokens.len()).map(|i| bits(forward.row(0, i))).collect()
+}
+
+/// The logits of each position, computed one by one on one thread.
+fn one_by_one(model: &mut Transformer, tokens: &[u32]) -> Vec<Vec<u32>> {
+    let mut cache = model.new_cache();
+    tokens.iter().flat_map(|token| extend(model, &mut cache, &[*token])).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Windows of any lengths, on any path and number of threads.
+    #[test]
+    fn windows_do_not_show(geometry in prop::sample::select(&ODD[..]), cuts in prop::collection::vec(1_usize..40, 1..8),
+                           threads in 1_usize..=4, seed in 0_u64..100) {
+        let checkpoint = random(geometry);
+        let tokens = tokens(seed, cuts.iter().sum::<usize>().min(geometry.context));
+        let expected = one_by_one(&mut model(&checkpoint, Isa::Portable, 1), &tokens);
+        for isa in Isa::available() {
+            let mut model = model(&checkpoint, isa, threads);
+            let mut cache = model.new_cache();
+            for cut in &cuts {
+                let start = cache.len();
+                let end = (start + cut).min(tokens.len());
+                prop_assert_eq!(&extend(&mut model, &mut cache, &tokens[start..end])[..], &expected[start..end]);
+            }
+        }
+    }
+
+    /// Sessions of any lengths side by side, each with its own window, some without rows or without logits.
+    #[test]
+    fn neighbours_do_not_show(geometry in prop::sample::select(&ODD[..]),
+                              sessions in prop::collection::vec((0_usize..90, 0_usize..9, 0_usize..9), 1..6),
+                              threads in 1_usize..=4) {
+        let checkpoint = random(geometry);
+        let mut model = model(&checkpoint, Isa::best(), threads);
+        let texts: Vec<Vec<u32>> = (0..).zip(&sessions).map(|(seed, (held, rows, _))| tokens(seed, held + rows)).collect();
+        let expected: Vec<_> = texts.iter().map(|text| one_by_one(&mut model, text)).collect();
+        let mut caches: Vec<KvCache> = sessions.iter().map(|_| model.new_cache()).collect();
+        for ((cache, text), (held, ..)) in caches.iter_mut().zip(&texts).zip(&sessions) {
+            extend(&mut model, cache, &text[..*held]);
+        }
+        let mut batch: Vec<Rows<'_>> = caches.iter_mut().zip(&texts).zip(&sessions)
+            .map(|((cache, text), (held, rows, from))| Rows { cache, tokens: &text[*held..], logits_from: *from.min(rows) })
+            .collect();
+        let forward = model.forward(&mut batch).unwrap();
+        for (s, (held, rows, from)) in sessions.iter().enumerate() {
+            let from = *from.min(rows);
+            prop_assert_eq!(forward.rows(s), rows - from);
+            for i in from..*rows {
+                prop_assert_eq!(&bits(forward.row(s, i - from)), &expected[s][held + i]);
+            }
+            prop_assert_eq!(caches[s].len(), held + rows);
+        }
+    }
+
+    /// A sequence that is cut back and goes on elsewhere forgets what it held, were it NaN.
+    #[test]
+    fn what_was_truncated_does_not_show(geometry in prop::sample::select(&ODD[..]), held in 0_usize..120,
+                                        kept in 0_usize..120, rows in 1_usize..30, threads in 1_usize..=4) {
+        let checkpoint = random(geometry);
+        let mut model = model(&checkpoint, Isa::best(), threads);
+        let kept = kept.min(held);
+        let text: Vec<u32> = tokens(1, kept).into_iter().chain(tokens(2, rows)).collect();
+        let expected = one_by_one(&mut model, &text);
+        let mut cache = model.new_cache();
+        extend(&mut model, &mut cache, &tokens(1, held));
+        cache.truncate(kept);
+        cache.poison();
+        prop_assert_eq!(cache.len(), kept);
+        prop_assert_eq!(&extend(&mut model, &mut cache, &text[kept..])[..], &expected[kept..]);
+    }
+}
+
+/// The shipped models: a prefill equals decoding, and windows of five after it, on every number of threads.
+#[test]
+fn the_embedded_pair_is_invariant() {
+    for which in [EmbeddedModel::Draft, EmbeddedModel::Target] {
+        let checkpoint = Checkpoint::open(&Source::Embedded(which)).unwrap();
+        let text = tokens(3, 200);
+        let expected = one_by_one(&mut model(&checkpoint, Isa::best(), 1), &text);
+        for threads in 1..=4 {
+            let mut model = model(&checkpoint, Isa::best(), threads);
+            let mut cache = model.new_cache();
+            assert_eq!(extend(&mut model, &mut cache, &text[..130]), expected[..130], "{threads} threads");
+            for start in (130..200).step_by(5) {
+                assert_eq!(extend(&mut model, &mut cache, &text[start..start + 5]), expected[start..start + 5]);
+            }
+        }
+        let mut portable = model(&checkpoint, Isa::Portable, 2);
+        let mut cache = portable.new_cache();
+        assert_eq!(extend(&mut portable, &mut cache, &text[..20]), expected[..20], "portable");
+    }
+}
+
+/// Two models on one pool, each on its own thread, as in a process that serves both.
+#[test]
+fn models_share_a_pool() {
+    let compute = compute(Isa::best(), 3);
+    std::thread::scope(|scope| {
+        for which in [EmbeddedModel::Draft, EmbeddedModel::Target] {
+            let compute = Arc::clone(&compute);
+            scope.spawn(move || {
+                let mut model = Transformer::load(&Source::Embedded(which), compute).unwrap();
+                let text = tokens(4, 60);
+                let expected = one_by_one(&mut model, &text);
+                for _ in 0..5 {
+                    assert_eq!(one_by_one(&mut model, &text), expected);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_cache_is_bounded_by_the_context() {
+    let mut model = model(&random(ODD[0]), Isa::best(), 1);
+    let mut full = model.new_cache();
+    let mut other = model.new_cache();
+    assert_eq!((full.context(), full.bytes(), full.is_empty()), (150, 0, true));
+    extend(&mut model, &mut full, &tokens(5, 148));
+    let page = full.bytes() / 3;
+    assert_eq!(full.bytes(), 3 * page, "148 positions are 3 pages of 64");
+    let batch = &mut [
+        Rows { cache: &mut other, tokens: &[1], logits_from: 0 },
+        Rows { cache: &mut full, tokens: &[1, 2, 3], logits_from: 0 },
+    ];
+    let error = model.forward(batch).unwrap_err();
+    assert_eq!(error, Error::Overflow { sequence: 1, held: 148, tokens: 3, context: 150 });
+    assert_eq!((full.len(), other.len(), other.bytes()), (148, 0, 0), "nothing has changed");
+    extend(&mut model, &mut full, &[1, 2]);
+    assert_eq!((full.len(), full.bytes()), (150, 3 * page));
+}
+
+#[test]
+fn what_no_model_can_forward_is_refused() {
+    let mut small = model(&random(ODD[0]), Isa::best(), 1);
+    let mut cache = small.new_cache();
+    let mut refusal = |tokens: &[u32], logits_from| {
+        let mut other = small.new_cache();
+        let rows = Rows { cache: &mut cache, tokens, logits_from };
+        let batch = &mut [Rows { cache: &mut other, tokens: &[1], logits_from: 1 }, rows];
+        let error = small.forward(batch).err();
+        assert_eq!((other.len(), cache.len()), if error.is_some() { (0, 0) } else { (1, tokens.len()) });
+        cache.truncate(0);
+        error
+    };
+    assert_eq!(refusal(&[1, 131], 0), Some(Error::Token { sequence: 1, row: 1, token: 131, vocab_size: 131 }));
+    assert_eq!(
+        refusal(&[1, u32::MAX], 0),
+        Some(Error::Token { sequence: 1, row: 1, token: u32::MAX, vocab_size: 131 })
+    );
+    assert_eq!(refusal(&[1, 2], 3), Some(Error::LogitsFrom { sequence: 1, logits_from: 3, tokens: 2 }));
+    assert_eq!(refusal(&[130, 2], 2), None);
+    let mut foreign = model(&random(ODD[1]), Isa::best(), 1).new_cache();
+    let error = small.forward(&mut [Rows { cache: &mut foreign, tokens: &[1], logits_from: 0 }]).unwrap_err();
+    assert_eq!(error, Error::ForeignCache { sequence: 0 });
+    let nothing = small.forward(&mut []).unwrap();
+    assert_eq!(nothing.work, speculative::roofline::Work::default());
+}
+
+#[test]
+fn a_model_describes_itself() {
+    let model = Transformer::load(&"embedded:target".parse().unwrap(), compute(Isa::best(), 2)).unwrap();
+    let description = model.description();
+    assert_eq!(description.name, "embedded:target");
+    assert_eq!((description.parameters, description.weight_bytes), (11_483_136, 22_966_272));
+    assert_eq!((description.vocab_size, description.tokenizer_size, description.context), (128, 128, 2048));
+    assert_eq!(description.device, format!("cpu {} 2 threads", Isa::best()));
+    assert_eq!((description.fingerprint.len(), description.tokenizer_fingerprint.len()), (64, 64));
+    let draft = Transformer::load(&"embedded:draft".parse().unwrap(), compute(Isa::best(), 1)).unwrap();
+    assert_eq!(draft.description().tokenizer_fingerprint, description.tokenizer_fingerprint);
+    assert_ne!(draft.description().fingerprint, description.fingerprint);
+    assert_eq!(draft.description().parameters, 1_071_872);
+}
+
+#[test]
+fn roofs_are_plausible_and_soon_known() {
+    let mut model = model(&random(ODD[0]), Isa::best(), 2);
+    let start = std::time::Instant::now();
+    let roofs = model.measure_roofs();
+    assert!(start.elapsed().as_secs_f64() < 5.0, "even where others compute");
+    assert!(roofs.flops_per_s > 1e8 && roofs.bytes_per_s > 1e7 && roofs.memory_bytes_per_s > 1e7, "{roofs:?}");
+}

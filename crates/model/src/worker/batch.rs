@@ -23,10 +23,7 @@ struct Active {
 /// Runs until every handle on the queue is gone.
 pub(super) fn run(mut decoder: impl Decoder, requests: &Receiver<Request>) {
     let tokenizer_size = decoder.description().tokenizer_size;
-    let mut selector = Selector {
-        chooser: Chooser::new(),
-        tokenizer_size,
-    };
+    let mut selector = Selector { chooser: Chooser::new(), tokenizer_size };
     let mut active: Vec<Active> = Vec::new();
     let mut passes = 0;
     loop {
@@ -50,33 +47,15 @@ fn admit(decoder: &mut impl Decoder, active: &mut Vec<Active>, request: Request)
     match request {
         Request::MeasureRoofs(reply) => measure(decoder, reply),
         Request::Task(task) => {
-            let Task {
-                cache,
-                sampling,
-                plan,
-                goal,
-                enqueued,
-                reply,
-            } = *task;
+            let Task { cache, sampling, plan, goal, enqueued, reply } = *task;
             let mut cache = cache.unwrap_or_else(|| decoder.new_cache());
             if cache.len() < plan.keep {
-                let _ = reply.send(Err(Error::CacheLost {
-                    held: cache.len(),
-                    expected: plan.keep,
-                }));
+                let _ = reply.send(Err(Error::CacheLost { held: cache.len(), expected: plan.keep }));
                 return;
             }
             cache.truncate(plan.keep);
             let input = plan.tokens;
-            active.push(Active {
-                cache,
-                sampling,
-                goal,
-                enqueued,
-                reply,
-                input,
-                answer: Answer::default(),
-            });
+            active.push(Active { cache, sampling, goal, enqueued, reply, input, answer: Answer::default() });
         }
     }
 }
@@ -109,13 +88,7 @@ fn pass(decoder: &mut impl Decoder, selector: &mut Selector, active: &mut Vec<Ac
     };
     for (sequence, request) in active.iter_mut().enumerate() {
         let rows = request.input.len();
-        request.answer.cost.passes.push(Pass {
-            id,
-            span,
-            rows,
-            batch_rows,
-            work: forward.work,
-        });
+        request.answer.cost.passes.push(Pass { id, span, rows, batch_rows, work: forward.work });
         request.answer.cost.forward += span.1 - span.0;
         let begun = Instant::now();
         selector.select(request, &forward, sequence);
@@ -133,21 +106,11 @@ impl Active {
             Goal::Propose { .. } => self.input.len() - 1,
             Goal::Verify { gamma } => self.input.len() - 1 - gamma,
         };
-        Rows {
-            cache: &mut self.cache,
-            tokens: &self.input,
-            logits_from,
-        }
+        Rows { cache: &mut self.cache, tokens: &self.input, logits_from }
     }
 
     fn finish(self) {
-        let Active {
-            cache,
-            enqueued,
-            reply,
-            mut answer,
-            ..
-        } = self;
+        let Active { cache, enqueued, reply, mut answer, .. } = self;
         let spent = answer.cost.forward + answer.cost.select;
         answer.cost.queue = enqueued.elapsed().saturating_sub(spent);
         // A session that has gone meanwhile drops its cache here.
@@ -170,13 +133,8 @@ impl Selector {
             Goal::Propose { gamma } => {
                 let logits = forward.row(sequence, 0);
                 let position = request.cache.len() as u64;
-                let token = self
-                    .chooser
-                    .choose(logits, self.tokenizer_size, &request.sampling, position);
-                request
-                    .answer
-                    .confidences
-                    .push(probability(&logits[..self.tokenizer_size], token));
+                let token = self.chooser.choose(logits, self.tokenizer_size, &request.sampling, position);
+                request.answer.confidences.push(probability(&logits[..self.tokenizer_size], token));
                 request.answer.tokens.push(token);
                 if request.answer.tokens.len() < gamma {
                     request.input.push(token);
@@ -188,8 +146,7 @@ impl Selector {
                 let (proposed, sampling) = (&input[input.len() - gamma..], request.sampling);
                 let verdict = Verdict::of(proposed, |row| {
                     let logits = forward.row(sequence, row);
-                    self.chooser
-                        .choose(logits, self.tokenizer_size, &sampling, base_len + row as u64)
+                    self.chooser.choose(logits, self.tokenizer_size, &sampling, base_len + row as u64)
                 });
                 request.answer.tokens = verdict.tokens;
             }

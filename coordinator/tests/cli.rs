@@ -1,0 +1,168 @@
+//! The `outrider` command line, as its user meets it: what it refuses and how, what it prints and where.
+
+#[path = "../../crates/service/tests/cli/process.rs"]
+mod process;
+
+#[path = "cli/fake.rs"]
+mod fake;
+#[path = "cli/output.rs"]
+mod output;
+#[path = "cli/services.rs"]
+mod services;
+
+use process::{Ended, command, end};
+
+/// The binary.
+const BINARY: &str = env!("CARGO_BIN_EXE_outrider");
+
+/// An address at which nothing listens: port 1 is reserved.
+const NOBODY: &str = "http://127.0.0.1:1";
+
+/// Runs `outrider` without input.
+fn outrider(args: &[&str]) -> Ended {
+    fed(args, b"")
+}
+
+/// Runs `outrider` with `input` on its standard input.
+fn fed(args: &[&str], input: &[u8]) -> Ended {
+    end(command(BINARY).args(args), input)
+}
+
+#[test]
+fn a_value_out_of_range_ends_with_status_2_and_says_what_is_allowed() {
+    for (flag, value, allowed) in [
+        ("--gamma", "33", "0 to 32"),
+        ("--gamma", "-1", "0 to 32"),
+        ("--gamma", "x", "0 to 32"),
+        ("--gamma", "4.5", "0 to 32"),
+        ("--max-tokens", "0", "1 to 1048576"),
+        ("--max-tokens", "-5", "1 to 1048576"),
+        ("--max-tokens", "many", "1 to 1048576"),
+        ("--temperature", "-1", "0 to 100"),
+        ("--temperature", "101", "0 to 100"),
+        ("--temperature", "NaN", "0 to 100"),
+        ("--temperature", "inf", "0 to 100"),
+        ("--temperature", "hot", "0 to 100"),
+        ("--top-p", "1.5", "above 0, up to 1"),
+        ("--top-p", "0", "above 0, up to 1"),
+        ("--top-p", "-0.5", "above 0, up to 1"),
+        ("--min-p", "2", "0 to 1"),
+        ("--min-p", "-0.1", "0 to 1"),
+        ("--top-k", "-1", "0 to 4294967295"),
+        ("--seed", "-1", "0 to 18446744073709551615"),
+        ("--seed", "18446744073709551616", "0 to 18446744073709551615"),
+        ("--threads", "0", "1 to 1024"),
+        ("--threads", "-2", "1 to 1024"),
+        ("--threads", "1000000", "1 to 1024"),
+        ("--draft-deadline", "0s", "above 0"),
+        ("--draft-deadline", "5", "250ms"),
+        ("--target-deadline", "2 years", "1day"),
+    ] {
+        outrider(&["generate", "ROMEO:", flag, value]).failed(2, &[flag, value, "allowed", allowed]);
+    }
+    for (flag, value, allowed) in [
+        ("--gamma", "0", "1 to 32"),
+        ("--gamma", "4,33", "1 to 32"),
+        ("--gamma", "4,", "1 to 32"),
+        ("--pairs", "0", "1 to 10000"),
+        ("--max-tokens", "1", "2 to 1048576"),
+    ] {
+        let shown = value.rsplit(',').next().unwrap_or(value);
+        outrider(&["bench", flag, value]).failed(2, &[flag, shown, "allowed", allowed]);
+    }
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_ends_with_status_2() {
+    let cases: [(&[&str], &[&str]); 9] = [
+        (&["generate", "ROMEO:", "--speed", "9"], &["--speed"]),
+        (&["generate", "ROMEO:", "JULIET:"], &["JULIET:"]),
+        (&["generate", "ROMEO:", "--gamma"], &["--gamma"]),
+        (&["generate", "ROMEO:", "--stop", ""], &["--stop"]),
+        (&["generate", "ROMEO:", "--gamma", "4", "--ar"], &["--gamma", "--ar"]),
+        (&["generate", "ROMEO:", "--draft", NOBODY], &["--draft", "--target", "both or neither"]),
+        (&["generate", "ROMEO:", "--target", NOBODY], &["--draft", "--target", "both or neither", "--ar"]),
+        (&["bench", "--draft", NOBODY], &["--draft", "--target", "both or neither"]),
+        (&["serve-me"], &["serve-me"]),
+    ];
+    for (args, words) in cases {
+        let ended = outrider(args).failed(2, words);
+        assert!(!ended.stderr.contains("coordinator"), "the command's name is outrider: {ended:?}");
+    }
+    outrider(&["describe"]).failed(2, &["<URL>"]);
+}
+
+#[test]
+fn a_prompt_that_the_model_cannot_take_ends_with_status_1() {
+    outrider(&["generate", "ROM\u{c9}O:"]).failed(1, &["prompt", "'\u{c9}'", "byte 3", "allowed: ASCII"]);
+    outrider(&["bench", "\u{1f916}"]).failed(1, &["prompt", "byte 0", "allowed: ASCII"]);
+    outrider(&["generate", ""]).failed(1, &["prompt", "0 tokens", "allowed: 1 to 2047"]);
+    outrider(&["generate", "", "--json"]).failed(1, &["prompt", "0 tokens", "allowed: 1 to 2047"]);
+    fed(&["generate", "-"], b"").failed(1, &["prompt", "0 tokens", "allowed: 1 to 2047"]);
+    fed(&["generate"], b"ab\xff").failed(1, &["prompt", "not UTF-8", "allowed: ASCII"]);
+    let long = "a".repeat(5000);
+    outrider(&["generate", &long]).failed(1, &["prompt", "5000 tokens", "allowed: 1 to 2047"]);
+    fed(&["generate", "-", "--ar"], long.as_bytes()).failed(1, &["prompt", "5000 tokens", "allowed: 1 to 2047"]);
+}
+
+#[test]
+fn an_address_that_cannot_be_used_ends_with_status_1_and_is_named() {
+    for (url, problem) in [
+        ("nowhere", "not an http URL"),
+        ("127.0.0.1:7101", "not an http URL"),
+        ("https://127.0.0.1:7101", "not an http URL"),
+        ("http://", "URI"),
+        ("http://127.0.0.1", "port"),
+        ("http://127.0.0.1:99999", "port"),
+        ("", "URI"),
+        ("http://two words:1", "URI"),
+    ] {
+        let words = [url, problem, "allowed: http://HOST:PORT"];
+        outrider(&["generate", "ROMEO:", "--draft", url, "--target", NOBODY]).failed(1, &words).names("draft");
+        outrider(&["generate", "ROMEO:", "--ar", "--target", url]).failed(1, &words).names("target");
+        outrider(&["describe", url]).failed(1, &words);
+    }
+}
+
+#[test]
+fn a_service_that_does_not_answer_is_named_with_the_reason() {
+    let words = [NOBODY, "does not answer", "Connection refused"];
+    outrider(&["generate", "ROMEO:", "--ar", "--target", NOBODY]).failed(1, &words).names("target");
+    outrider(&["generate", "ROMEO:", "--draft", NOBODY, "--target", NOBODY]).failed(1, &words).names("draft");
+    outrider(&["bench", "--draft", NOBODY, "--target", NOBODY]).failed(1, &words);
+    let ended = outrider(&["describe", NOBODY]).failed(1, &words);
+    assert_eq!(ended.stderr.matches("Connection refused").count(), 1, "it says so once: {ended:?}");
+    let variables = [("OUTRIDER_DRAFT", NOBODY), ("OUTRIDER_TARGET", NOBODY)];
+    end(command(BINARY).args(["generate", "ROMEO:"]).envs(variables), b"").failed(1, &words);
+}
+
+#[test]
+fn the_help_of_each_command_names_each_of_its_flags() {
+    let pair = ["--draft ", "--target ", "--threads", "--draft-deadline", "--target-deadline"];
+    let sampling = ["--temperature", "--top-k", "--top-p", "--min-p", "--seed"];
+    let generate = ["--gamma", "--ar", "--max-tokens", "--stop", "--json"];
+    let bench = ["--gamma", "--pairs", "--max-tokens", "--json"];
+    for (name, flags) in [
+        ("generate", [&generate[..], &sampling, &pair].concat()),
+        ("bench", [&bench[..], &sampling, &pair].concat()),
+        ("describe", vec!["--json"]),
+    ] {
+        let help = outrider(&[name, "--help"]).succeeded().stdout;
+        for flag in &flags {
+            assert!(help.contains(flag), "{flag} is not in:\n{help}");
+        }
+        // Every flag is on a line of its own, and there is none that this test does not know.
+        let listed = help.lines().filter(|line| line.trim_start().starts_with("--")).count();
+        assert_eq!(listed, flags.len(), "{help}");
+    }
+    let help = outrider(&["--help"]).succeeded().stdout;
+    assert!(["generate", "bench", "describe"].iter().all(|name| help.contains(name)), "{help}");
+    assert!(outrider(&["--version"]).succeeded().stdout.starts_with("outrider "));
+}
+
+impl Ended {
+    #[track_caller]
+    fn names(&self, side: &str) {
+        assert!(self.stderr.contains(side), "{side} is not named: {self:?}");
+    }
+}

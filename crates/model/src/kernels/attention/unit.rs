@@ -1,0 +1,301 @@
+//! What one thread does at a time: the attention of some rows of one sequence and head.
+
+use std::ops::Range;
+
+use super::super::isa::Kernel;
+use super::super::simd::{LANES, Simd, tree};
+use super::super::{math, place};
+use super::{Job, PAGE, Projections, ROWS_AT_ONCE, Unit, Window};
+
+/// One unit. Asks that the shapes were checked, that the unit's keys and values are in the cache, and that no other
+/// thread writes its part of the output.
+pub(super) struct Attend<'a> {
+    pub(super) job: &'a Job<'a>,
+    pub(super) unit: &'a Unit,
+    pub(super) window: &'a Window<'a>,
+    pub(super) scratch: &'a mut [f32],
+}
+
+impl Kernel for Attend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(mut self) {
+        let rows = self.unit.rows.clone();
+        let groups = rows.len().div_ceil(ROWS_AT_ONCE);
+        for group in 0..groups {
+            let row = |group| rows.start + rows.len() * group / groups;
+            let first = row(group);
+            // SAFETY: these rows are the unit's.
+            unsafe {
+                match row(group + 1) - first {
+                    1 => self.group::<S, 1>(first),
+                    2 => self.group::<S, 2>(first),
+                    3 => self.group::<S, 3>(first),
+                    4 => self.group::<S, 4>(first),
+                    _ => self.group::<S, 5>(first),
+                }
+            }
+        }
+    }
+}
+
+impl Attend<'_> {
+    /// `R` neighbouring rows from `first`: scores, weights, values.
+    #[inline(always)]
+    unsafe fn group<S: Simd, const R: usize>(&mut self, first: usize) {
+        let shape = self.job.attention.shape;
+        let stride = self.job.attention.longest;
+        // The first row of the group sees this many positions; each later one sees one more.
+        let seen = self.window.held + (first - self.window.rows.start) + 1;
+        // SAFETY: the scratch has ROWS_AT_ONCE rows of `longest` weights and of a head's padded dimensions.
+        unsafe {
+            self.gather_queries::<R>(first); // scratch: (R, head_dim) behind the sums
+            // Keys share registers with the rows that they meet.
+            match (R, S::PARTS) {
+                (1, _) | (_, 1) => self.scores::<S, R, 4>(seen + R - 1),
+                (2, _) => self.scores::<S, R, 2>(seen + R - 1),
+                _ => self.scores::<S, R, 1>(seen + R - 1),
+            } // scratch: (R, seen)
+
+            let scale = 1.0 / (shape.head_dim as f32).sqrt();
+            let mut sums = [0.0; R];
+            for r in 0..R {
+                sums[r] = softmax::<S>(&mut self.scratch[r * stride..][..stride], seen + r, scale);
+            } // scratch: (R, seen), weights before the division
+
+            self.values::<S, R>(seen); // scratch: (R, head_dim) after the weights
+            for r in 0..R {
+                self.finish(first + r, r, sums[r]);
+            } // out: (R, head_dim)
+        }
+    }
+
+    /// Copies the rows' queries, natural order, into the last part of the scratch.
+    #[inline(always)]
+    unsafe fn gather_queries<const R: usize>(&mut self, first: usize) {
+        let shape = self.job.attention.shape;
+        let Projections { rows, stride } = self.job.projections;
+        for r in 0..R {
+            let row = &rows[(first + r) * stride..][..stride];
+            for d in 0..shape.head_dim {
+                // SAFETY: the scratch has room for these behind the sums.
+                unsafe { *self.query(r).add(d) = row[place(self.unit.head * shape.head_dim + d)] }
+            }
+        }
+    }
+
+    /// The scores of `R` rows, `G` groups of 16 positions at a time, into the scratch. Positions that a row does not
+    /// see get scores of no meaning.
+    #[inline(always)]
+    unsafe fn scores<S: Simd, const R: usize, const G: usize>(&mut self, longest: usize) {
+        let shape = self.job.attention.shape;
+        let keys = self.job.keys(self.unit.head);
+        let mut position = 0;
+        // SAFETY: queries lie within the scratch, keys within their page (PAGE is a multiple of G groups), and
+        // the scratch holds whole pages.
+        unsafe {
+            let queries = self.query(0);
+            while position < longest {
+                let at = keys + position % PAGE;
+                let page: *const f32 =
+                    self.window.pages[position / PAGE].at(at, (shape.head_dim - 1) * PAGE + G * LANES);
+                // Meanwhile the next page's keys are asked for, as many lines as this tile has, or the first values.
+                let next = match self.window.pages.get(position / PAGE + 1) {
+                    Some(page) if position + PAGE < longest => page.at(keys, 0),
+                    _ => self.window.pages[0].at(self.job.values(self.unit.head), 0),
+                };
+                let next = next.wrapping_add(position % PAGE * shape.head_dim);
+                let mut sums = [[[S::splat(0.0); 2]; G]; R];
+                for d in 0..shape.head_dim {
+                    for g in 0..G {
+                        S::prefetch(next.wrapping_add((d * G + g) * LANES).cast());
+                    }
+                    let mut key = [[S::splat(0.0); 2]; G];
+                    for g in 0..G {
+                        for p in 0..S::PARTS {
+                            key[g][p] = S::load(page.add(d * PAGE + g * LANES + p * S::WIDTH));
+                        }
+                    }
+                    for r in 0..R {
+                        let query = S::splat(*queries.add(r * shape.padded() + d));
+                        for g in 0..G {
+                            for p in 0..S::PARTS {
+                                sums[r][g][p] = S::fma(query, key[g][p], sums[r][g][p]);
+                            }
+                        }
+                    }
+                }
+                for r in 0..R {
+                    let to = self.scratch.as_mut_ptr().add(r * self.job.attention.longest + position);
+                    for g in 0..G {
+                        for p in 0..S::PARTS {
+                            S::store(to.add(g * LANES + p * S::WIDTH), sums[r][g][p]);
+                        }
+                    }
+                }
+                position += G * LANES;
+            }
+        }
+    }
+
+    /// The weighted sums of the values, undivided, into the part of the scratch behind the weights: (R, padded head_dim).
+    #[inline(always)]
+    unsafe fn values<S: Simd, const R: usize>(&mut self, seen: usize) {
+        let vectors = self.job.attention.shape.padded() / S::WIDTH;
+        // SAFETY: the vectors are those of a head's padded row; positions are those that the rows see.
+        unsafe {
+            for start in (0..seen).step_by(PAGE) {
+                let positions = start..(start + PAGE).min(seen);
+                let mut vector = 0;
+                while vector < vectors {
+                    // Values share registers with the rows' sums.
+                    vector += match (R, S::PARTS, vectors - vector) {
+                        (1, 2, 8..) => self.values_tile::<S, R, 8>(positions.clone(), vector),
+                        (1 | 2, 2, 4..) | (_, 1, 4..) => self.values_tile::<S, R, 4>(positions.clone(), vector),
+                        (_, _, 2..) => self.values_tile::<S, R, 2>(positions.clone(), vector),
+                        _ => self.values_tile::<S, R, 1>(positions.clone(), vector),
+                    };
+                }
+            }
+            // What later rows of the group see beyond the first: exactly that, so that no row's value meets another's 0.
+            for r in 1..R {
+                for position in seen..seen + r {
+                    for vector in 0..vectors {
+                        self.add_value::<S>(r, position, vector);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the values of some positions of one page to `C` vectors from `vector` on of `R` rows' sums. Returns `C`.
+    #[inline(always)]
+    unsafe fn values_tile<S: Simd, const R: usize, const C: usize>(
+        &mut self,
+        positions: Range<usize>,
+        vector: usize,
+    ) -> usize {
+        let padded = self.job.attention.shape.padded();
+        let values = self.job.values(self.unit.head);
+        let page = positions.start / PAGE;
+        // SAFETY: values lie within their page, weights and sums within the scratch.
+        unsafe {
+            let weights = self.scratch.as_ptr().add(positions.start);
+            let value: *const f32 = self.window.pages[page].at(values + vector * S::WIDTH, 0);
+            // Meanwhile the next page's values are asked for, as many lines as this tile has.
+            let lines = (C * S::WIDTH).div_ceil(LANES);
+            let next = self.window.pages.get(page + 1).unwrap_or(&self.window.pages[page]);
+            let next = next.at(values, 0).wrapping_add(vector * S::WIDTH * PAGE);
+            let mut sums = [[S::splat(0.0); C]; R];
+            if positions.start > 0 {
+                for r in 0..R {
+                    for c in 0..C {
+                        sums[r][c] = S::load(self.sums(r).add((vector + c) * S::WIDTH));
+                    }
+                }
+            }
+            for i in 0..positions.len() {
+                for line in 0..lines {
+                    S::prefetch(next.wrapping_add((i * lines + line) * LANES).cast());
+                }
+                let mut row = [S::splat(0.0); C];
+                for c in 0..C {
+                    row[c] = S::load(value.add(i * padded + c * S::WIDTH));
+                }
+                for r in 0..R {
+                    let weight = S::splat(*weights.add(r * self.job.attention.longest + i));
+                    for c in 0..C {
+                        sums[r][c] = S::fma(weight, row[c], sums[r][c]);
+                    }
+                }
+            }
+            for r in 0..R {
+                for c in 0..C {
+                    S::store(self.sums(r).add((vector + c) * S::WIDTH), sums[r][c]);
+                }
+            }
+        }
+        C
+    }
+
+    /// Adds one position's value to one vector of a row's sums.
+    #[inline(always)]
+    unsafe fn add_value<S: Simd>(&mut self, r: usize, position: usize, vector: usize) {
+        let padded = self.job.attention.shape.padded();
+        let at = self.job.values(self.unit.head) + position % PAGE * padded + vector * S::WIDTH;
+        // SAFETY: as in `values_tile`.
+        unsafe {
+            let value = S::load(self.window.pages[position / PAGE].at(at, S::WIDTH));
+            let weight = S::splat(self.scratch[r * self.job.attention.longest + position]);
+            let sum = self.sums(r).add(vector * S::WIDTH);
+            S::store(sum, S::fma(weight, value, S::load(sum)));
+        }
+    }
+
+    /// The query of the `r`-th row of the group.
+    #[inline(always)]
+    unsafe fn query(&mut self, r: usize) -> *mut f32 {
+        // SAFETY: the scratch has room for these behind the sums.
+        unsafe { self.sums(ROWS_AT_ONCE + r) }
+    }
+
+    /// The sums of the `r`-th row of the group.
+    #[inline(always)]
+    unsafe fn sums(&mut self, r: usize) -> *mut f32 {
+        let attention = self.job.attention;
+        // SAFETY: the scratch has room for these behind the weights.
+        unsafe { self.scratch.as_mut_ptr().add(ROWS_AT_ONCE * attention.longest + r * attention.shape.padded()) }
+    }
+
+    /// Divides a row's sums and writes them to the output, in lane order, without the padding.
+    #[inline(always)]
+    unsafe fn finish(&mut self, row: usize, r: usize, weights: f32) {
+        let job = self.job;
+        let shape = job.attention.shape;
+        for d in 0..shape.head_dim {
+            let to = job.out.at(row * job.stride + place(self.unit.head * shape.head_dim + d), 1);
+            // SAFETY: within the row's stride, and this unit's alone.
+            unsafe { *to = *self.sums(r).add(d) / weights }
+        }
+    }
+}
+
+/// Turns the first `seen` scores into e^((score − greatest) · scale) and returns their sum. The rest of the last group of
+/// 16, whatever it held, becomes 0.
+#[inline(always)]
+unsafe fn softmax<S: Simd>(scores: &mut [f32], seen: usize, scale: f32) -> f32 {
+    let whole = seen.next_multiple_of(LANES);
+    scores[seen..whole].fill(f32::NEG_INFINITY);
+    // SAFETY: whole groups of 16 within the slice, which was indexed up to `whole`.
+    unsafe {
+        let start = scores.as_mut_ptr();
+        let mut greatest = S::splat(f32::NEG_INFINITY);
+        for i in 0..whole / S::WIDTH {
+            greatest = S::max(greatest, S::load(start.add(i * S::WIDTH)));
+        }
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        S::store(lanes.as_mut_ptr(), greatest);
+        let greatest = S::splat(lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+
+        let scale = S::splat(scale);
+        let mut sums = [S::splat(0.0); 2];
+        for group in 0..whole / LANES {
+            let at = start.add(group * LANES);
+            for p in 0..S::PARTS {
+                let score = S::load(at.add(p * S::WIDTH));
+                S::store(at.add(p * S::WIDTH), math::exp::<S>(S::mul(S::sub(score, greatest), scale)));
+            }
+            if (group + 1) * LANES > seen {
+                std::slice::from_raw_parts_mut(start.add(seen), whole - seen).fill(0.0);
+            }
+            for p in 0..S::PARTS {
+                sums[p] = S::add(sums[p], S::load(at.add(p * S::WIDTH)));
+            }
+        }
+        for p in 0..S::PARTS {
+            S::store(lanes.as_mut_ptr().add(p * S::WIDTH), sums[p]);
+        }
+        tree(lanes)
+    }
+}

@@ -1,0 +1,178 @@
+//! Models that sleep, wait, fail, or answer with garbage.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use model::{Decoder, Description, Error, Forward, KvCache, Rows, Transformer};
+use speculative::{philox, roofline::Roofs};
+
+type Pass = Box<dyn FnMut(&mut Transformer, &mut [Rows<'_>]) -> Result<Forward, Error> + Send>;
+
+/// A model whose forward is another's, and which may say something else of itself.
+pub struct Wrapped {
+    inner: Transformer,
+    description: Description,
+    pass: Pass,
+}
+
+impl Wrapped {
+    /// `inner`, forwarded by `pass`.
+    pub fn new(
+        inner: Transformer,
+        pass: impl FnMut(&mut Transformer, &mut [Rows<'_>]) -> Result<Forward, Error> + Send + 'static,
+    ) -> Self {
+        Self { description: inner.description().clone(), inner, pass: Box::new(pass) }
+    }
+
+    /// The same model under another description.
+    #[must_use]
+    pub fn described(mut self, change: impl FnOnce(&mut Description)) -> Self {
+        change(&mut self.description);
+        self
+    }
+}
+
+impl Decoder for Wrapped {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn new_cache(&self) -> KvCache {
+        self.inner.new_cache()
+    }
+
+    fn forward(&mut self, batch: &mut [Rows<'_>]) -> Result<Forward, Error> {
+        (self.pass)(&mut self.inner, batch)
+    }
+
+    fn measure_roofs(&mut self) -> Roofs {
+        self.inner.measure_roofs()
+    }
+}
+
+impl fmt::Debug for Wrapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wrapped").field("model", &self.description.name).finish()
+    }
+}
+
+/// The model itself, to be described otherwise.
+pub fn plain(inner: Transformer) -> Wrapped {
+    Wrapped::new(inner, Decoder::forward)
+}
+
+/// Sleeps before each forward.
+pub fn sleepy(inner: Transformer, pause: Duration) -> Wrapped {
+    Wrapped::new(inner, move |inner, batch| {
+        thread::sleep(pause);
+        inner.forward(batch)
+    })
+}
+
+/// What a model waits at before each forward, while it is shut.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<(Mutex<Bar>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct Bar {
+    shut: bool,
+    held: bool,
+}
+
+impl Gate {
+    /// Lets nothing pass.
+    pub fn shut(&self) {
+        self.bar().shut = true;
+    }
+
+    /// Lets everything pass.
+    pub fn open(&self) {
+        self.bar().shut = false;
+        self.0.1.notify_all();
+    }
+
+    /// Whether a forward stands before it.
+    pub fn holds(&self) -> bool {
+        self.bar().held
+    }
+
+    fn pass(&self) {
+        let mut bar = self.bar();
+        while bar.shut {
+            bar.held = true;
+            bar = self.0.1.wait(bar).expect("no holder of the lock panics");
+        }
+        bar.held = false;
+    }
+
+    fn bar(&self) -> MutexGuard<'_, Bar> {
+        self.0.0.lock().expect("no holder of the lock panics")
+    }
+}
+
+/// Waits at `gate` before each forward.
+pub fn gated(inner: Transformer, gate: Gate) -> Wrapped {
+    Wrapped::new(inner, move |inner, batch| {
+        gate.pass();
+        inner.forward(batch)
+    })
+}
+
+/// Fails every `n`-th forward.
+pub fn failing(inner: Transformer, n: u64) -> Wrapped {
+    let mut passes = 0;
+    Wrapped::new(inner, move |inner, batch| {
+        passes += 1;
+        match passes % n {
+            0 => Err(Error::Stopped),
+            _ => inner.forward(batch),
+        }
+    })
+}
+
+/// Notes in `most` how many sessions shared a forward.
+pub fn counting(inner: Transformer, most: Arc<AtomicUsize>) -> Wrapped {
+    Wrapped::new(inner, move |inner, batch| {
+        most.fetch_max(batch.len(), Ordering::Relaxed);
+        inner.forward(batch)
+    })
+}
+
+/// Logits that have nothing to do with the tokens.
+pub fn garbage(inner: Transformer, logit: fn(u64) -> f32) -> Wrapped {
+    let mut drawn = 0;
+    Wrapped::new(inner, move |inner, batch| {
+        let forward = inner.forward(batch)?;
+        let vocab_size = inner.description().vocab_size;
+        let rows: Vec<usize> = (0..batch.len()).map(|sequence| forward.rows(sequence)).collect();
+        let mut logits = || {
+            drawn += 1;
+            logit(drawn)
+        };
+        let logits = (0..rows.iter().sum::<usize>() * vocab_size).map(|_| logits()).collect();
+        Ok(Forward::new(vocab_size, &rows, logits, forward.work))
+    })
+}
+
+/// Pseudo-random logits, -8 to 8, for [`garbage`].
+pub fn noise(n: u64) -> f32 {
+    let [word, ..] = philox::philox4x32_10([n as u32, (n >> 32) as u32, 0, 0], [0x6a, 0xbb]);
+    (f64::from(word) / f64::from(u32::MAX) * 16.0 - 8.0) as f32
+}
+
+/// Logits that no model should have, for [`garbage`]: not a number, infinite, or all alike.
+pub fn poison(n: u64) -> f32 {
+    match n / 128 % 4 {
+        0 => f32::NAN,
+        1 => f32::INFINITY,
+        2 => f32::NEG_INFINITY,
+        _ => 0.0,
+    }
+}

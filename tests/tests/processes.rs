@@ -1,0 +1,141 @@
+//! Three real processes: the same output, clean stops, and what a crash leaves.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use outrider_tests::processes::{Outcome, Outrider, Process};
+use serde_json::Value;
+
+const PROMPT: &str = "ROMEO:";
+
+/// The report of a run that succeeded.
+fn report(outcome: &Outcome) -> Value {
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    serde_json::from_str(&outcome.stdout).expect("one JSON object")
+}
+
+async fn outrider(args: &[&str]) -> Result<Outcome> {
+    Outrider::start(args)?.finish().await
+}
+
+/// What the target alone writes, in one process with no draft.
+async fn alone(args: &[&str]) -> Result<Value> {
+    Ok(report(&outrider(&[&["generate", PROMPT, "--json", "--ar"], args].concat()).await?))
+}
+
+fn assert_same(ours: &Value, alone: &Value) {
+    for key in ["token_ids", "text", "seed", "stop_reason", "tokens_emitted"] {
+        assert!(!alone[key].is_null());
+        assert_eq!(ours[key], alone[key], "{key}");
+    }
+}
+
+/// Greedy and sampled, each γ from its own process.
+#[tokio::test]
+async fn three_processes_write_what_one_writes_alone() -> Result<()> {
+    let (draft, target) = tokio::try_join!(Process::start("draft-svc", &[]), Process::start("target-svc", &[]))?;
+    let (to_draft, to_target) = (draft.url(), target.url());
+    let services = ["generate", PROMPT, "--json", "--draft", &to_draft, "--target", &to_target];
+    for sampling in [
+        ["--temperature", "0", "--seed", "1", "--max-tokens", "512"],
+        ["--temperature", "0.8", "--seed", "7", "--max-tokens", "512"],
+    ] {
+        let alone = alone(&sampling).await?;
+        for gamma in ["4", "16"] {
+            let ours = report(&outrider(&[&services[..], &sampling, &["--gamma", gamma]].concat()).await?);
+            assert_same(&ours, &alone);
+            assert_eq!(ours["phase"], "decode-speculative");
+            assert!(ours["acceptance_rate"].as_f64().is_some_and(|rate| rate > 0.1), "{}", ours["acceptance_rate"]);
+        }
+    }
+    for process in [draft, target] {
+        let (status, log) = process.terminate().await?;
+        assert_eq!(status.code(), Some(0), "{log}");
+    }
+    Ok(())
+}
+
+/// SIGTERM in the middle of a run: the target lets it end, a draft that goes costs speed only, and both exit with 0.
+#[tokio::test]
+async fn services_that_are_told_to_stop_let_a_run_end() -> Result<()> {
+    let (draft, target) = tokio::try_join!(
+        Process::start("draft-svc", &["--grace", "100ms"]),
+        Process::start("target-svc", &["--grace", "60s"])
+    )?;
+    let (to_draft, to_target) = (draft.url(), target.url());
+    let length = ["--max-tokens", "1000"];
+    let mut run =
+        Outrider::start(&[&["generate", PROMPT, "--draft", &to_draft, "--target", &to_target], &length[..]].concat())?;
+    let begin = run.read(50).await?;
+    assert!(run.is_running()?);
+    let begun = Instant::now();
+    let (drafts_end, targets_end, outcome) = tokio::join!(draft.terminate(), target.terminate(), run.finish());
+    for ended in [drafts_end, targets_end] {
+        let (status, log) = ended?;
+        assert_eq!(status.code(), Some(0), "{log}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(30), "no need to wait for the grace");
+    let outcome = outcome?;
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let text = format!("{begin}{}", outcome.stdout);
+    assert_eq!(text.strip_suffix('\n'), alone(&length).await?["text"].as_str());
+    Ok(())
+}
+
+/// Ctrl-C: exit status 130, and what was written is the beginning of the whole text.
+#[tokio::test]
+async fn an_interrupted_run_ends_with_what_it_has() -> Result<()> {
+    let length = ["--max-tokens", "1800"];
+    let whole = alone(&length).await?;
+    let mut run = Outrider::start(&[&["generate", PROMPT], &length[..]].concat())?;
+    let begin = run.read(50).await?;
+    let begun = Instant::now();
+    run.interrupt().await?;
+    let outcome = run.finish().await?;
+    assert_eq!(outcome.code, Some(130), "{}", outcome.stderr);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    let text = begin + outcome.stdout.trim_end_matches('\n');
+    let whole = whole["text"].as_str().expect("a text");
+    assert!(text.len() < whole.len() && whole.starts_with(&text), "{text}");
+    Ok(())
+}
+
+/// SIGKILL in the middle of a run, and a new draft on the same port: the text is that of the target alone.
+#[tokio::test]
+async fn a_draft_process_that_is_killed_and_restarted_changes_nothing() -> Result<()> {
+    let target = Process::start("target-svc", &[]).await?;
+    let mut draft = Process::start("draft-svc", &[]).await?;
+    let (address, to_draft, to_target) = (draft.address().to_owned(), draft.url(), target.url());
+    let length = ["--max-tokens", "1500"];
+    let mut run =
+        Outrider::start(&[&["generate", PROMPT, "--draft", &to_draft, "--target", &to_target], &length[..]].concat())?;
+    let mut text = run.read(50).await?;
+    draft.kill().await?;
+    text += &run.read(50).await?;
+    let draft = Process::listening("draft-svc", &address, &[]).await?;
+    assert!(run.is_running()?, "the kill fell into the run");
+    let outcome = run.finish().await?;
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("the draft is away"), "{}", outcome.stderr);
+    text += &outcome.stdout;
+    assert_eq!(text.strip_suffix('\n'), alone(&length).await?["text"].as_str());
+    drop(draft);
+    Ok(())
+}
+
+/// SIGKILL to the target: exit status 1, an error that says so, at once.
+#[tokio::test]
+async fn a_target_process_that_is_killed_is_a_clear_error() -> Result<()> {
+    let (draft, mut target) = tokio::try_join!(Process::start("draft-svc", &[]), Process::start("target-svc", &[]))?;
+    let (to_draft, to_target) = (draft.url(), target.url());
+    let services = ["--draft", &to_draft, "--target", &to_target, "--max-tokens", "1800"];
+    let mut run = Outrider::start(&[&["generate", PROMPT], &services[..]].concat())?;
+    run.read(50).await?;
+    let begun = Instant::now();
+    target.kill().await?;
+    let outcome = run.finish().await?;
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("error: the target is lost after"), "{}", outcome.stderr);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    Ok(())
+}

@@ -28,8 +28,6 @@ mod roofs;
 mod session;
 mod source;
 mod transformer;
-#[cfg(test)]
-mod tuning;
 mod weights;
 mod worker;
 

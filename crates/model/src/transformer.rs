@@ -52,11 +52,6 @@ impl Transformer {
         Ok(Transformer { description, geometry, weights, compute, state })
     }
 
-    #[cfg(test)]
-    pub(crate) fn compute(&self) -> Arc<Compute> {
-        Arc::clone(&self.compute)
-    }
-
     /// The model's sizes.
     pub fn geometry(&self) -> Geometry {
         self.geometry

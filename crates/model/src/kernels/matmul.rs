@@ -26,10 +26,8 @@ const CHUNKS_PER_THREAD: usize = 4;
 /// Rows that share the loads of weights.
 const ROWS_AT_ONCE: usize = 5;
 
-const AHEAD: usize = match option_env!("AHEAD") {
-    Some(a) => a.as_bytes()[0] as usize % 16 * 1024,
-    None => 4096,
-};
+/// How far ahead weights are asked for, in elements: about what arrives while the weights before it are multiplied.
+const AHEAD: usize = 4096;
 
 /// Outputs whose lanes are kept until all inputs have been added: one block of the next matmul's activations.
 const PANEL: usize = BLOCK;

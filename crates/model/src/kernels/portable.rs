@@ -39,7 +39,7 @@ pub(super) fn fused_multiply_add(a: f32, b: f32, c: f32) -> f32 {
     let even = bits & 1 == 0;
     let towards_zero = (lost > 0.0) != (sum > 0.0);
     let odd = if towards_zero { bits.wrapping_sub(1) } else { bits.wrapping_add(1) };
-    let inexact = lost > 0.0 || lost < 0.0;
+    let inexact = lost.abs() > 0.0;
     f64::from_bits(if even && inexact { odd } else { bits }) as f32
 }
 

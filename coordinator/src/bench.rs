@@ -108,7 +108,7 @@ pub struct Baseline {
     pub bandwidth_utilisation: Option<f64>,
 }
 
-/// What [`bench`] needs beside its plan.
+/// What [`bench()`] needs beside its plan.
 pub struct Bench<'a> {
     /// The services.
     pub pair: &'a Pair,

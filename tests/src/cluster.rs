@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //! - [`Node`]: one service
-//! - [`worker`], [`model`], [`spawn`]: the embedded pair, shared or with [`decoders`] around it
+//! - [`worker`], [`model()`], [`spawn`]: the embedded pair, shared or with [`decoders`] around it
 //! - [`request`], [`run`], [`watch`]: what is generated
 //! - [`liar`]: a draft that breaks the protocol; [`talk`]: raw sessions that do
 

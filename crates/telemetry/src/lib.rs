@@ -2,10 +2,10 @@
 //!
 //! # Layout
 //! - [`logs`]: `tracing` events to stderr.
-//! - [`tracer`]: spans of one service, off unless an OTLP endpoint is set. The spans are OpenTelemetry's own rather than
-//!   `tracing` spans: in embedded mode three services share a process, each with its own `service.name`, and the
+//! - [`Tracer`], [`Span`]: spans of one service, off unless an OTLP endpoint is set. They are OpenTelemetry's own rather
+//!   than `tracing` spans: in embedded mode three services share a process, each with its own `service.name`, and the
 //!   queue and forward spans get the times that the model's thread measured.
-//! - [`export`]: OTLP over gRPC that counts what it loses.
+//! - `export`: OTLP over gRPC that counts what it loses.
 //! - [`names`]: span names and attribute keys.
 //! - [`server`]: health, reflection, graceful stop.
 

@@ -24,9 +24,9 @@ trap 'exit 130' INT TERM
 # A service answers Describe once its model is loaded.
 for url in "http://$draft" "http://$target"; do
     for _ in $(seq 100); do
-        "$bin/outrider" describe "$url" >/dev/null 2>&1 && continue 2
-        kill -0 "$draft_pid" "$target_pid" 2>/dev/null || { echo "a service has stopped" >&2; exit 1; }
         sleep 0.1
+        { kill -0 "$draft_pid" && kill -0 "$target_pid"; } 2>/dev/null || { echo "a service has stopped" >&2; exit 1; }
+        "$bin/outrider" describe "$url" >/dev/null 2>&1 && continue 2
     done
     echo "$url does not answer" >&2
     exit 1

@@ -130,7 +130,10 @@ pub async fn bench(bench: Bench<'_>, plan: &Plan, cancel: impl Future<Output = (
     let total = 2 * plan.gammas.len() * (plan.pairs + 1);
     let mut done = 0;
     'rounds: for round in 0..=plan.pairs {
-        measured.measure_around(bench.pair, plan, round).await;
+        tokio::select! {
+            () = measured.measure_around(bench.pair, plan, round) => {}
+            () = cancel.as_mut() => break,
+        }
         for at in 0..plan.gammas.len() {
             let mut runs = Vec::new();
             for gamma in [0, plan.gammas[at]] {

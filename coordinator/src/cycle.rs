@@ -223,7 +223,8 @@ impl<'a> Generation<'a> {
     /// The target's verdict on `proposal`, from one forward pass.
     async fn verify(&mut self, cycle: &mut Cycle, proposal: &[TokenId]) -> Result<Verdict, Error> {
         let target = self.target.as_mut().expect("the prefill has opened the session");
-        let (verdict, leg) = target.verify(cycle.number, self.committed.len(), proposal, &cycle.span).await?;
+        let verified = target.verify(cycle.number, self.committed.len(), proposal, &cycle.span).await;
+        let (verdict, leg) = verified.inspect_err(|error| cycle.span.fail(error))?;
         cycle.target = leg;
         Ok(verdict)
     }

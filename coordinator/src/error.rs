@@ -109,7 +109,15 @@ pub enum Error {
         /// The deadline.
         deadline_s: f64,
     },
-    /// The target refused a message or answered one that was not sent.
+    /// The target refused a cycle.
+    #[error("the target refused to go on after {committed} tokens: {detail}")]
+    Refused {
+        /// Committed tokens at that point, prompt included.
+        committed: usize,
+        /// The field that it refused, its value and what is allowed.
+        detail: String,
+    },
+    /// The target answered something that does not fit what it was sent.
     #[error("the target broke the protocol after {committed} tokens: {what}")]
     Protocol {
         /// Committed tokens at that point, prompt included.

@@ -41,13 +41,13 @@ pub struct Service {
 }
 
 impl Service {
-    /// Connects to the service at `url` and asks who it is.
+    /// Connects to the service at `url` and asks who it is; with `measure_roofs` it measures them first if it is idle.
     ///
     /// # Errors
     /// An address that cannot be used or a service that does not answer.
-    pub async fn connect(side: &'static str, url: &str) -> Result<Self, Error> {
+    pub async fn connect(side: &'static str, url: &str, measure_roofs: bool) -> Result<Self, Error> {
         let channel = channel(side, url)?;
-        let description = describe(&channel, false).await.map_err(|status| {
+        let description = describe(&channel, measure_roofs).await.map_err(|status| {
             let (url, status) = (url.to_owned(), Box::new(status));
             Error::Unreachable { side, url, status }
         })?;
@@ -78,6 +78,13 @@ impl Service {
         if tokenizer_fingerprint != text::ASCII_FINGERPRINT {
             return unsupported("tokenizer", tokenizer_fingerprint.clone(), text::ASCII_FINGERPRINT);
         }
+        if self.description.tokenizer_size != text::ASCII_SIZE {
+            return unsupported("tokenizer size", self.description.tokenizer_size.to_string(), "128");
+        }
+        let prompt = self.description.limits.unwrap_or_default().max_prompt_tokens;
+        if prompt >= self.description.context_length {
+            return unsupported("max_prompt_tokens", prompt.to_string(), "less than its context_length");
+        }
         Ok(())
     }
 }
@@ -99,11 +106,11 @@ impl Pair {
     pub async fn connect(draft: Option<&str>, target: &str) -> Result<Self, Error> {
         let draft = async {
             match draft {
-                Some(url) => Service::connect("draft", url).await.map(Some),
+                Some(url) => Service::connect("draft", url, false).await.map(Some),
                 None => Ok(None),
             }
         };
-        let (draft, target) = tokio::join!(draft, Service::connect("target", target));
+        let (draft, target) = tokio::join!(draft, Service::connect("target", target, false));
         let (draft, target) = (draft?, target?);
         if let Some(draft) = &draft {
             fits(draft, &target)?;

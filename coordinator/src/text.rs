@@ -8,6 +8,9 @@ use crate::Error;
 /// `outrider tokenizer: id, code point` and then, for each id, id and code point as little-endian u32.
 pub const ASCII_FINGERPRINT: &str = "583768078104c74b0f43f7e63ae5ce2015609bfafda0df69b5e96e59e0cd8f8b";
 
+/// How many ids that tokenizer has.
+pub const ASCII_SIZE: u32 = 128;
+
 /// The tokens of `prompt`.
 ///
 /// # Errors

@@ -74,7 +74,10 @@ impl Role for Drafting {
                 draft_session_response::Message::Proposal(v1::Proposal { cycle, base_len, tokens, confidences, cost })
             }
             Err(AnswerError::Refused(refusal)) => draft_session_response::Message::Rejected(exchange.refuse(refusal)),
-            Err(AnswerError::Failed(error)) => return Err(wire::failure_status(&error)),
+            Err(AnswerError::Failed(error)) => {
+                exchange.span.fail(&error);
+                return Err(wire::failure_status(&error));
+            }
         };
         Ok(Some(respond(message)))
     }

@@ -76,7 +76,10 @@ impl Role for Verifying {
                 target_session_response::Message::Verdict(v1::Verdict { cycle, base_len, accepted, tokens, cost })
             }
             Err(AnswerError::Refused(refusal)) => target_session_response::Message::Rejected(exchange.refuse(refusal)),
-            Err(AnswerError::Failed(error)) => return Err(wire::failure_status(&error)),
+            Err(AnswerError::Failed(error)) => {
+                exchange.span.fail(&error);
+                return Err(wire::failure_status(&error));
+            }
         };
         Ok(Some(respond(message)))
     }

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, ops::RangeInclusive, time::Duration};
 
-use clap::{ArgGroup, Args};
+use clap::Args;
 use speculative::Sampling;
 
 use crate::Deadlines;
@@ -118,14 +118,14 @@ impl SamplingArgs {
 }
 
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Services", group = ArgGroup::new("addresses").multiple(true))]
+#[command(next_help_heading = "Services")]
 pub(super) struct ServiceArgs {
     /// The draft's address, http://HOST:PORT; without addresses the embedded pair is used
-    #[arg(long, value_name = "URL", env = "OUTRIDER_DRAFT", group = "addresses")]
+    #[arg(long, value_name = "URL", env = "OUTRIDER_DRAFT")]
     pub(super) draft: Option<String>,
 
     /// The target's address, http://HOST:PORT
-    #[arg(long, value_name = "URL", env = "OUTRIDER_TARGET", group = "addresses")]
+    #[arg(long, value_name = "URL", env = "OUTRIDER_TARGET")]
     pub(super) target: Option<String>,
 
     /// Threads of the embedded pair [default: the processors that this process may use]
@@ -133,11 +133,11 @@ pub(super) struct ServiceArgs {
     pub(super) threads: Option<NonZeroUsize>,
 
     /// How long a cycle waits for the draft's proposal, for example 50ms
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, default_value = "1s", value_parser = duration)]
     draft_deadline: Duration,
 
     /// How long the target may take before it counts as gone
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, default_value = "30s", value_parser = duration)]
     target_deadline: Duration,
 }
 

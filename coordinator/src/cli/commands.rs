@@ -22,7 +22,7 @@ use crate::{
     report::{PairRoofs, Report, ServiceReport, Theory, terminal},
     text::{self, Piece},
 };
-use pair::Connected;
+use pair::{Connected, Place};
 
 /// Prompts of a benchmark that is given none.
 const PROMPTS: [&str; 3] = ["ROMEO:", "First Citizen:\nBefore we proceed any further, ", "KING RICHARD II:\nO, "];
@@ -30,6 +30,7 @@ const PROMPTS: [&str; 3] = ["ROMEO:", "First Citizen:\nBefore we proceed any fur
 pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");
     let gamma = if args.ar { 0 } else { args.gamma as usize };
+    let place = Place::of(&args.services, gamma > 0);
     let prompt = match args.prompt.as_str() {
         "-" => read_prompt()?,
         prompt => prompt.to_owned(),
@@ -41,7 +42,7 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
         gamma,
         stop: args.stop,
     };
-    let Some(connected) = interruptible(Connected::new(&args.services, gamma > 0)).await.transpose()? else {
+    let Some(connected) = interruptible(Connected::new(place, gamma > 0)).await.transpose()? else {
         return Ok(End::Interrupted);
     };
     let outcome = write_text(&connected, &args.services, request, args.json).await;
@@ -65,17 +66,24 @@ async fn write_text(
     writer.join().expect("the writer does not panic").context("the text cannot be written")?;
     let run = run?;
 
-    let end = if run.stop_reason == StopReason::Cancelled { End::Interrupted } else { End::Done };
+    let mut end = if run.stop_reason == StopReason::Cancelled { End::Interrupted } else { End::Done };
     // The embedded pair is the demonstration: its summary sets the target alone beside the run.
-    let alone = match !json && connected.is_embedded() && request.gamma > 0 && end == End::Done {
-        true => Some(self::run(connected, services, Request { gamma: 0, ..request }, |_| {}).await?),
-        false => None,
-    };
+    let mut alone = None;
+    if !json && connected.is_embedded() && request.gamma > 0 && end == End::Done {
+        let run = self::run(connected, services, Request { gamma: 0, ..request }, |_| {}).await?;
+        match run.stop_reason {
+            StopReason::Cancelled => end = End::Interrupted,
+            StopReason::Stop | StopReason::Length => alone = Some(run),
+        }
+    }
     let pair = &connected.pair;
-    let roofs = match end {
-        End::Done => PairRoofs::measure(pair).await,
-        End::Interrupted => PairRoofs::default(),
-    };
+    let mut roofs = PairRoofs::default();
+    if end == End::Done {
+        match interruptible(PairRoofs::measure(pair)).await {
+            Some(measured) => roofs = measured,
+            None => end = End::Interrupted,
+        }
+    }
     let theory = alone.as_ref().and_then(|alone| Theory::of([alone], [&run]));
     let report = Report::new(run, pair, &roofs);
     if json {
@@ -123,6 +131,7 @@ fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io:
 
 pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");
+    let place = Place::of(&args.services, true);
     let prompts = match &args.prompt {
         Some(prompt) => vec![text::encode(prompt)?],
         None => PROMPTS.iter().map(|prompt| text::encode(prompt)).collect::<Result<_, _>>()?,
@@ -134,7 +143,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
         sampling: args.sampling.sampling(),
         max_tokens: args.max_tokens as usize,
     };
-    let Some(connected) = interruptible(Connected::new(&args.services, true)).await.transpose()? else {
+    let Some(connected) = interruptible(Connected::new(place, true)).await.transpose()? else {
         return Ok(End::Interrupted);
     };
     let bar = progress_bar();
@@ -164,7 +173,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
 
 pub(super) async fn describe(args: DescribeArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");
-    let service = interruptible(Service::connect("service", &args.url)).await.transpose()?;
+    let service = interruptible(Service::connect("service", &args.url, true)).await.transpose()?;
     let Some(service) = service else {
         return Ok(End::Interrupted);
     };

@@ -60,7 +60,8 @@ pub struct Cycle {
 }
 
 impl Cycle {
-    pub(super) fn begin(number: u64, span: Span) -> Self {
+    pub(super) fn begin(number: u64, mut span: Span) -> Self {
+        span.set(spec::CYCLE, number as i64);
         Self {
             number,
             gamma: 0,
@@ -91,7 +92,6 @@ impl Cycle {
 
     fn describe(&self, span: &mut Span, base_len: usize) {
         let ns = |duration: Duration| duration.as_nanos() as i64;
-        span.set(spec::CYCLE, self.number as i64);
         span.set(spec::GAMMA, self.gamma as i64);
         span.set(spec::ACCEPTED, self.accepted as i64);
         span.set(spec::BASE_LEN, base_len as i64);

@@ -23,6 +23,8 @@ use crate::{Leg, Service, pairing};
 /// The first pause before a lost session is reopened; it doubles with every failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A session that takes longer to reopen is given up, to be tried again.
+const OPENING_LIMIT: Duration = Duration::from_secs(30);
 
 /// One session with the draft, over as many streams as it takes.
 pub(crate) struct DraftLink {
@@ -251,7 +253,10 @@ impl Stream {
 
 async fn reopen_stream(service: Service, target: DescribeResponse, open: v1::Open) -> Result<Stream, Status> {
     pairing::fits_again(&service, &target).await?;
-    let stream = open_stream(service, open).await?;
+    let Ok(stream) = time::timeout(OPENING_LIMIT, open_stream(service, open)).await else {
+        return Err(Status::deadline_exceeded("the draft does not open the session"));
+    };
+    let stream = stream?;
     tracing::info!("the draft is back");
     Ok(stream)
 }
@@ -264,6 +269,6 @@ async fn open_stream(service: Service, open: v1::Open) -> Result<Stream, Status>
     let mut duplex = Duplex::open(DraftSessionRequest { message }, call).await?;
     match duplex.next().await?.message {
         Some(draft_session_response::Message::Opened(_)) => Ok(Stream { duplex, known_len }),
-        other => Err(Status::internal(format!("open was answered by {other:?}"))),
+        _ => Err(Status::internal("open was not answered by opened")),
     }
 }

@@ -45,7 +45,7 @@ impl TargetLink {
             {
                 Ok((Self { duplex, deadline, tokenizer_size }, token))
             }
-            other => Err(Error::Protocol { committed, what: format!("open was answered by {other:?}") }),
+            _ => Err(Error::Protocol { committed, what: "open was not answered by a first token".to_owned() }),
         }
     }
 
@@ -68,9 +68,7 @@ impl TargetLink {
         };
         let verdict = match verdict.map_err(lost)? {
             Ok(verdict) => verdict,
-            Err(what) => {
-                return Err(Error::Protocol { committed: base_len, what });
-            }
+            Err(detail) => return Err(Error::Refused { committed: base_len, detail }),
         };
         let leg = leg(sent, verdict.cost.as_ref().unwrap_or(&v1::Cost::default()));
         match self.check(base_len, proposed, verdict) {
@@ -87,7 +85,7 @@ impl TargetLink {
                     return Ok(Ok(verdict));
                 }
                 Some(target_session_response::Message::Rejected(rejected)) if rejected.cycle == cycle => {
-                    return Ok(Err(format!("it refused cycle {cycle}: {}", rejected.detail)));
+                    return Ok(Err(rejected.detail));
                 }
                 _ => {}
             }

@@ -188,12 +188,13 @@ fn write_benchmark(out: &mut String, paint: &Paint, outcome: &bench::Outcome) ->
             by.pairs,
         )?;
     }
-    let mean = |mode: &str, gamma: usize| {
+    let last = |mode: &str, gamma: usize| {
         let run = outcome.runs.iter().rev().find(|run| run.mode == mode && run.report.gamma == gamma);
         run.map(|run| &run.report)
     };
     let first = outcome.by_gamma.first().map(|by| by.gamma);
-    if let Some((ar, speculative)) = mean("ar", 0).zip(first.and_then(|gamma| mean("speculative", gamma))) {
+    if let Some((ar, speculative)) = last("ar", 0).zip(first.and_then(|gamma| last("speculative", gamma))) {
+        writeln!(out, "the last pair of γ {}, means over its cycles:", speculative.gamma)?;
         cycle(out, paint, "speculative", &speculative.cycle.mean)?;
         cycle(out, paint, "AR", &ar.cycle.mean)?;
         legend(out, paint, &speculative.cycle.mean)?;

@@ -9,27 +9,27 @@ use model::{Limits, Source};
 #[derive(Args, Clone, Debug)]
 pub struct Config {
     /// Threads that the model computes with [default: the processors that this process may use]
-    #[arg(long, env = "OUTRIDER_THREADS", value_name = "N", value_parser = threads)]
+    #[arg(long, env = "OUTRIDER_THREADS", value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
 
     /// Sessions open at once
-    #[arg(long, env = "OUTRIDER_MAX_SESSIONS", value_name = "N", default_value = "32", value_parser = whole(1..=65_536))]
+    #[arg(long, env = "OUTRIDER_MAX_SESSIONS", value_name = "N", default_value = "32", allow_negative_numbers = true, value_parser = whole(1..=65_536))]
     pub max_sessions: u32,
 
     /// Longest prompt, in tokens; the model's context bounds it too
-    #[arg(long, env = "OUTRIDER_MAX_PROMPT_TOKENS", value_name = "TOKENS", default_value = "1048576", value_parser = whole(1..=1_048_576))]
+    #[arg(long, env = "OUTRIDER_MAX_PROMPT_TOKENS", value_name = "TOKENS", default_value = "1048576", allow_negative_numbers = true, value_parser = whole(1..=1_048_576))]
     pub max_prompt_tokens: u32,
 
     /// Most tokens that a session may ask for
-    #[arg(long, env = "OUTRIDER_MAX_OUTPUT_TOKENS", value_name = "TOKENS", default_value = "1048576", value_parser = whole(1..=1_048_576))]
+    #[arg(long, env = "OUTRIDER_MAX_OUTPUT_TOKENS", value_name = "TOKENS", default_value = "1048576", allow_negative_numbers = true, value_parser = whole(1..=1_048_576))]
     pub max_output_tokens: u32,
 
     /// Most proposed tokens in a cycle, 1 to 32
-    #[arg(long, env = "OUTRIDER_MAX_GAMMA", value_name = "N", default_value = "32", value_parser = whole(1..=32))]
+    #[arg(long, env = "OUTRIDER_MAX_GAMMA", value_name = "N", default_value = "32", allow_negative_numbers = true, value_parser = whole(1..=32))]
     pub max_gamma: u32,
 
     /// Requests that wait for the model at once
-    #[arg(long, env = "OUTRIDER_QUEUE_DEPTH", value_name = "N", default_value = "64", value_parser = whole(1..=65_536))]
+    #[arg(long, env = "OUTRIDER_QUEUE_DEPTH", value_name = "N", default_value = "64", allow_negative_numbers = true, value_parser = whole(1..=65_536))]
     pub queue_depth: u32,
 
     /// How long open sessions may go on after SIGTERM, for example 10s or 2m

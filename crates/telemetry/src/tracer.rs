@@ -66,11 +66,6 @@ impl Tracer {
         Ok(Self(Some(Arc::new(Exporting { service, tracer, provider, tally, epoch }))))
     }
 
-    /// Whether spans go anywhere.
-    pub fn is_on(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// Starts the root span of a new trace.
     pub fn root(&self, name: &'static str, kind: SpanKind) -> Span {
         self.start(name, kind, &Context::new(), None)

@@ -16,19 +16,37 @@ pub(super) struct Connected {
     embedded: Option<Embedded>,
 }
 
-impl Connected {
-    /// Connects to the addresses of `args`, or starts the embedded pair where there are none. Without `drafted` no draft
-    /// is started or contacted.
-    pub(super) async fn new(args: &ServiceArgs, drafted: bool) -> anyhow::Result<Self> {
-        let tracer = Tracer::from_env(names::service::COORDINATOR)?;
-        match (&args.draft, &args.target) {
-            (Some(draft), Some(target)) => Self::remote(Some(draft.as_str()).filter(|_| drafted), target, tracer).await,
-            (None, Some(target)) if !drafted => Self::remote(None, target, tracer).await,
-            (None, None) => Self::embedded(args, drafted, tracer).await,
-            (Some(_), None) => usage("--draft is given without --target, allowed: both or neither"),
+/// Where the pair is, as the command line says.
+pub(super) enum Place<'a> {
+    /// In this process.
+    Embedded(&'a ServiceArgs),
+    /// At addresses; without a draft for AR.
+    Remote { draft: Option<&'a str>, target: &'a str },
+}
+
+impl<'a> Place<'a> {
+    /// Both addresses or neither; AR needs the target's alone. Anything else ends the process as a wrong flag does.
+    pub(super) fn of(args: &'a ServiceArgs, drafted: bool) -> Self {
+        match (args.draft.as_deref(), args.target.as_deref()) {
+            (None, None) => Self::Embedded(args),
+            (draft, Some(target)) if !drafted || draft.is_some() => {
+                Self::Remote { draft: draft.filter(|_| drafted), target }
+            }
+            (Some(_), _) => usage("--draft is given without --target, allowed: both or neither"),
             (None, Some(_)) => {
                 usage("--target is given without --draft, allowed: both or neither, or --target with --ar")
             }
+        }
+    }
+}
+
+impl Connected {
+    /// Connects to the pair at `place`, or starts it there. Without `drafted` no draft is started or contacted.
+    pub(super) async fn new(place: Place<'_>, drafted: bool) -> anyhow::Result<Self> {
+        let tracer = Tracer::from_env(names::service::COORDINATOR)?;
+        match place {
+            Place::Remote { draft, target } => Self::remote(draft, target, tracer).await,
+            Place::Embedded(args) => Self::embedded(args, drafted, tracer).await,
         }
     }
 

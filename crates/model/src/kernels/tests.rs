@@ -203,6 +203,23 @@ fn gelu_is_within_half_a_millionth() {
     assert!(large[2].abs() < 1e-5, "{}", large[2]);
 }
 
+/// Products halfway between two f32, and addends too small for f64 to keep beside them: rounding to f64 on the way would
+/// lose which way to go.
+#[test]
+fn halfway_products_are_rounded_once() {
+    for a in (4097..5791_u16).step_by(2) {
+        for b in (4097..5791_u16).step_by(34) {
+            for c in [2.0_f32.powi(-35), 1e-20, 1e-45] {
+                let [a, b] = [a, b].map(f32::from);
+                for (a, c) in [(a, c), (a, -c), (-a, c), (-a, -c)] {
+                    let (ours, exact) = (fused_multiply_add(a, b, c), a.mul_add(b, c));
+                    assert_eq!(ours.to_bits(), exact.to_bits(), "{a} · {b} + {c:e}");
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     /// The emulated fused multiply-add is the processor's, whatever the operands.
     #[test]

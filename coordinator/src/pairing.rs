@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proto::v1::{DescribeRequest, DescribeResponse, Role, model_service_client::ModelServiceClient};
 use speculative::roofline::Roofs;
+use telemetry::server::KEEPALIVE;
 use tokio::time;
 use tonic::{
     Status,
@@ -11,9 +12,6 @@ use tonic::{
 };
 
 use crate::{Error, text};
-
-/// HTTP/2 pings to a silent service this often; one that does not answer in the same time is gone.
-const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// How long `Describe` may take, measuring the roofs included.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);

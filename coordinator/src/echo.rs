@@ -57,36 +57,43 @@ impl Echo {
     pub(crate) async fn propose(&self, gamma: usize) -> Result<Vec<Duration>, Status> {
         let (requests, outgoing) = mpsc::channel(2);
         let mut client = DraftServiceClient::new(self.channel.clone());
-        let mut answers = client.draft_session(ReceiverStream::new(outgoing)).await?.into_inner();
-        let mut round_trips = Vec::with_capacity(ROUND_TRIPS);
-        for cycle in 0..ROUND_TRIPS as u64 {
+        let answers = client.draft_session(ReceiverStream::new(outgoing)).await?.into_inner();
+        let request = |cycle| {
             let propose =
                 Propose { cycle, base_len: 300, tokens: vec![101; gamma + 1], gamma: gamma as u32, trace: None };
-            let message = Some(draft_session_request::Message::Propose(propose));
-            let sent = Instant::now();
-            requests.try_send(DraftSessionRequest { message }).map_err(|_| Status::internal("the echo is stuck"))?;
-            answers.message().await?;
-            round_trips.push(sent.elapsed());
-        }
-        Ok(round_trips)
+            DraftSessionRequest { message: Some(draft_session_request::Message::Propose(propose)) }
+        };
+        round_trips(&requests, answers, request).await
     }
 
     /// Round trips of a `Verify` of γ tokens, each with the answer that a target would give.
     pub(crate) async fn verify(&self, gamma: usize) -> Result<Vec<Duration>, Status> {
         let (requests, outgoing) = mpsc::channel(2);
         let mut client = TargetServiceClient::new(self.channel.clone());
-        let mut answers = client.target_session(ReceiverStream::new(outgoing)).await?.into_inner();
-        let mut round_trips = Vec::with_capacity(ROUND_TRIPS);
-        for cycle in 0..ROUND_TRIPS as u64 {
+        let answers = client.target_session(ReceiverStream::new(outgoing)).await?.into_inner();
+        let request = |cycle| {
             let verify = Verify { cycle, base_len: 300, proposed: vec![101; gamma], trace: None };
-            let message = Some(target_session_request::Message::Verify(verify));
-            let sent = Instant::now();
-            requests.try_send(TargetSessionRequest { message }).map_err(|_| Status::internal("the echo is stuck"))?;
-            answers.message().await?;
-            round_trips.push(sent.elapsed());
-        }
-        Ok(round_trips)
+            TargetSessionRequest { message: Some(target_session_request::Message::Verify(verify)) }
+        };
+        round_trips(&requests, answers, request).await
     }
+}
+
+/// Times [`ROUND_TRIPS`] requests and their answers, one after the other.
+async fn round_trips<Q, A>(
+    requests: &mpsc::Sender<Q>,
+    mut answers: Streaming<A>,
+    request: impl Fn(u64) -> Q,
+) -> Result<Vec<Duration>, Status> {
+    let mut round_trips = Vec::with_capacity(ROUND_TRIPS);
+    for cycle in 0..ROUND_TRIPS as u64 {
+        let request = request(cycle);
+        let sent = Instant::now();
+        requests.try_send(request).map_err(|_| Status::internal("the echo is stuck"))?;
+        answers.message().await?;
+        round_trips.push(sent.elapsed());
+    }
+    Ok(round_trips)
 }
 
 /// Answers each message at once with as many tokens as the real service would.

@@ -10,7 +10,9 @@ mod buffer;
 mod isa;
 mod math;
 pub(crate) mod matmul;
+mod matrix;
 mod norm;
+mod packed;
 mod portable;
 pub(crate) mod roof;
 mod simd;
@@ -22,7 +24,9 @@ mod x86;
 pub(crate) use buffer::Buffer;
 pub use isa::Isa;
 pub(crate) use isa::Path;
+pub(crate) use matrix::{FloatType, Matrix};
 pub(crate) use norm::Norm;
+pub(crate) use packed::Format;
 pub(crate) use simd::BLOCK;
 
 /// Where element `i` of a row stands in *lane order*: in each block of 32 the 16 even elements, then the 16 odd ones.
@@ -43,46 +47,5 @@ pub(crate) fn in_lane_order(row: &[f32]) -> Vec<f32> {
     placed
 }
 
-/// A bf16, exactly.
-#[inline(always)]
-pub(crate) fn widen(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
-}
-
-/// Elements before the first row of a matrix, which kernels may read and ignore.
-pub(crate) const LEAD: usize = BLOCK;
-
-/// A matrix of bf16, (outputs, inputs), rows padded with zeros to whole blocks.
-#[derive(Clone, Copy)]
-pub(crate) struct Weights<'a> {
-    bits: &'a [u16],
-    outputs: usize,
-    stride: usize,
-}
-
-impl<'a> Weights<'a> {
-    /// `bits` holds [`LEAD`] elements of no meaning, then `outputs` rows of `stride` elements.
-    pub(crate) fn new(bits: &'a [u16], outputs: usize, stride: usize) -> Weights<'a> {
-        assert!(stride.is_multiple_of(BLOCK), "rows of whole blocks, not {stride}");
-        assert!(bits.len() == LEAD + outputs * stride, "{outputs} rows of {stride}, not {} elements", bits.len());
-        Weights { bits, outputs, stride }
-    }
-
-    pub(crate) fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    /// Elements from one row to the next: the padded number of inputs.
-    pub(crate) fn stride(&self) -> usize {
-        self.stride
-    }
-
-    /// One row, natural order.
-    pub(crate) fn row(&self, output: usize) -> &'a [u16] {
-        &self.bits[LEAD + output * self.stride..][..self.stride]
-    }
-
-    fn as_ptr(&self) -> *const u16 {
-        self.bits[LEAD..].as_ptr()
-    }
-}
+/// Bytes before the first row of a matrix, which kernels may read and ignore.
+pub(crate) const LEAD: usize = 64;

@@ -111,6 +111,11 @@ impl Tensors<'_> {
         tensor.map_err(|error| self.refuse(name, error.to_string(), "a readable tensor".to_owned()))
     }
 
+    pub(crate) fn raw(&self, name: &str) -> Result<(&[u8], usize, usize), LoadError> {
+        let view = self.file.get(name).map_err(|error| self.refuse(name, error.to_string(), "a matrix".to_owned()))?;
+        Ok((view.data(), view.shape()[0], view.shape()[1]))
+    }
+
     /// A vector, widened exactly.
     pub(crate) fn vector(&self, name: &str) -> Result<Vec<f32>, LoadError> {
         let values = self.load(name)?.to_vec1::<bf16>();

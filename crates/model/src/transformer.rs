@@ -9,8 +9,8 @@ use speculative::roofline::Roofs;
 use crate::cost::{self, Part};
 use crate::description::{TOKENIZER_SIZE, character_tokenizer};
 use crate::kernels::attention::{Attention, Projections};
-use crate::kernels::matmul::{Sink, matmul};
-use crate::kernels::{BLOCK, Buffer, place, widen};
+use crate::kernels::matmul::{Scratch, Sink, matmul};
+use crate::kernels::{BLOCK, Buffer};
 use crate::load::Checkpoint;
 use crate::weights::{Block, Linear, NanoGpt};
 use crate::{Compute, Decoder, Description, Error, Forward, Geometry, KvCache, LoadError, Rows, Source, roofs};
@@ -149,6 +149,7 @@ struct State {
     scratch: Vec<Mutex<Buffer>>,
     /// Elements from row to row of `x` and `input`, of `projections`, and of `hidden`.
     strides: [usize; 3],
+    matmul: Scratch,
 }
 
 impl State {
@@ -160,6 +161,7 @@ impl State {
             hidden: Buffer::default(),
             scratch: (0..threads).map(|_| Mutex::default()).collect(),
             strides: [0; 3],
+            matmul: Scratch::default(),
         }
     }
 
@@ -179,52 +181,46 @@ impl NanoGpt {
     fn embed(&self, batch: &[Rows<'_>], state: &mut State) {
         let stride = state.strides[0];
         let rows = batch.iter().flat_map(|rows| rows.tokens.iter().zip(rows.cache.len()..));
-        self.tokens.with(|tokens| {
-            self.positions.with(|positions| {
-                for ((token, position), x) in rows.zip(state.x.chunks_exact_mut(stride)) {
-                    let (token, position) = (tokens.row(*token as usize), positions.row(position));
-                    for (i, (t, p)) in token.iter().zip(position).enumerate() {
-                        x[place(i)] = widen(*t) + widen(*p);
-                    }
-                }
-            });
-        });
+        let mut row = vec![0.0; stride];
+        for ((token, position), x) in rows.zip(state.x.chunks_exact_mut(stride)) {
+            self.tokens.row(*token as usize, x);
+            self.positions.row(position, &mut row);
+            x.iter_mut().zip(&row).for_each(|(x, p)| *x += p);
+        }
     }
 
     /// The logits of the wanted rows: (wanted, vocabulary).
     fn head(&self, compute: &Compute, state: &mut State, wanted: &[usize]) -> Vec<f32> {
         self.ln_f.apply_rows(compute, &state.x, &mut state.input, wanted.len(), |row| wanted[row]); // (wanted, d)
-        self.tokens.with(|weights| {
-            let vocab_size = weights.outputs();
-            let mut logits = vec![0.0; wanted.len() * vocab_size];
-            let sink = Sink::Natural { out: &mut logits, stride: vocab_size };
-            matmul(compute, weights, None, &state.input, wanted.len(), sink);
-            logits
-        })
+        let vocab_size = self.tokens.outputs();
+        let mut logits = vec![0.0; wanted.len() * vocab_size];
+        let sink = Sink::Natural { out: &mut logits, stride: vocab_size };
+        matmul(compute, &[&self.tokens], None, &state.input, wanted.len(), sink, &mut state.matmul);
+        logits
     }
 }
 
 impl Block {
     /// x + projection(attention(LN(x))), then x + down(GELU(up(LN(x)))).
     fn forward(&self, compute: &Compute, layer: usize, attention: &mut Attention<'_>, state: &mut State, rows: usize) {
-        let State { x, input, projections, hidden, scratch, strides } = state;
+        let State { x, input, projections, hidden, scratch, strides, matmul } = state;
         let [stride, projections_stride, hidden_stride] = *strides;
 
         self.ln_1.apply_rows(compute, x, input, rows, |row| row); // (rows, d)
         let sink = Sink::Store { out: projections, stride: projections_stride };
-        self.attention.apply(compute, input, rows, sink); // (rows, 3, heads, head_dim)
+        self.attention.apply(compute, input, rows, sink, matmul); // (rows, 3, heads, head_dim)
         let projections = Projections { rows: projections, stride: projections_stride };
         attention.run(compute, layer, projections, input, stride, scratch); // (rows, heads, head_dim)
-        self.projection.apply(compute, input, rows, Sink::Add { out: x, stride }); // (rows, d)
+        self.projection.apply(compute, input, rows, Sink::Add { out: x, stride }, matmul); // (rows, d)
 
         self.ln_2.apply_rows(compute, x, input, rows, |row| row); // (rows, d)
-        self.up.apply(compute, input, rows, Sink::Gelu { out: hidden, stride: hidden_stride }); // (rows, 4 · d)
-        self.down.apply(compute, hidden, rows, Sink::Add { out: x, stride }); // (rows, d)
+        self.up.apply(compute, input, rows, Sink::Gelu { out: hidden, stride: hidden_stride }, matmul); // (rows, 4 · d)
+        self.down.apply(compute, hidden, rows, Sink::Add { out: x, stride }, matmul); // (rows, d)
     }
 }
 
 impl Linear {
-    fn apply(&self, compute: &Compute, input: &[f32], rows: usize, sink: Sink<'_>) {
-        self.matrix.with(|weights| matmul(compute, weights, Some(&self.bias), input, rows, sink));
+    fn apply(&self, compute: &Compute, input: &[f32], rows: usize, sink: Sink<'_>, scratch: &mut Scratch) {
+        matmul(compute, &[&self.matrix], Some(&self.bias), input, rows, sink, scratch);
     }
 }

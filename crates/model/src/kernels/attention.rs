@@ -57,7 +57,7 @@ impl Shape {
 
 /// A sequence's part in a forward: the cache that its new rows extend.
 struct Window<'a> {
-    pages: Vec<Shared>,
+    pages: Vec<Shared<f32>>,
     held: usize,
     rows: Range<usize>,
     owner: PhantomData<&'a mut [Buffer]>,
@@ -164,7 +164,7 @@ struct Job<'a> {
     attention: &'a Attention<'a>,
     layer: usize,
     projections: Projections<'a>,
-    out: Shared,
+    out: Shared<f32>,
     stride: usize,
 }
 

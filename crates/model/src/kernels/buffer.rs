@@ -2,6 +2,8 @@
 
 use std::ops::{Deref, DerefMut};
 
+use memmap2::MmapMut;
+
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
@@ -42,27 +44,72 @@ impl DerefMut for Buffer {
     }
 }
 
+/// Weights: a run of bytes that starts at a cache line, on huge pages where it is long and the system has them, since a
+/// forward reads it from end to end.
+pub(crate) struct Bytes {
+    map: MmapMut,
+    len: usize,
+}
+
+/// From here on huge pages are asked for: two of them.
+const LONG: usize = 4 << 20;
+
+impl Bytes {
+    /// `len` zeros.
+    pub(crate) fn zeroed(len: usize) -> Bytes {
+        // Page-aligned, and zero as all fresh memory is.
+        let map = MmapMut::map_anon(len.max(1)).expect("memory for the weights");
+        #[cfg(target_os = "linux")]
+        if len >= LONG {
+            // Without them reading is slower and nothing else.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Bytes { map, len }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map[..self.len]
+    }
+}
+
+impl DerefMut for Bytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.map[..self.len]
+    }
+}
+
 /// A slice that several threads write at once, each its own elements.
-#[derive(Clone, Copy)]
-pub(super) struct Shared {
-    start: *mut f32,
+pub(super) struct Shared<T> {
+    start: *mut T,
     len: usize,
 }
 
 // SAFETY: a pointer and a length; writing through it is `unsafe` and leaves the disjointness to the writer.
-unsafe impl Send for Shared {}
+unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl Shared {
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
+
+impl<T> Shared<T> {
     /// The slice must outlive every use, which holds where the uses are a region of the pool that borrows it.
-    pub(super) fn new(slice: &mut [f32]) -> Shared {
+    pub(super) fn new(slice: &mut [T]) -> Shared<T> {
         Shared { start: slice.as_mut_ptr(), len: slice.len() }
     }
 
     /// The address of element `at`, of which `len` elements are to be used.
     #[inline(always)]
-    pub(super) fn at(self, at: usize, len: usize) -> *mut f32 {
+    pub(super) fn at(self, at: usize, len: usize) -> *mut T {
         debug_assert!(at + len <= self.len, "{at} + {len} of {}", self.len);
         self.start.wrapping_add(at)
     }

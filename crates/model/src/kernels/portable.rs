@@ -1,5 +1,7 @@
 //! Sixteen lanes in plain Rust, for every processor: the path that the others are compared with.
 
+use half::f16;
+
 use super::simd::{LANES, Simd, tree};
 
 /// The portable path.
@@ -7,6 +9,7 @@ use super::simd::{LANES, Simd, tree};
 pub(super) struct Portable;
 
 type Lanes = [f32; 16];
+type Words = [i32; 16];
 
 macro_rules! lanewise {
     ($l:ident => $value:expr) => {{
@@ -45,6 +48,8 @@ pub(super) fn fused_multiply_add(a: f32, b: f32, c: f32) -> f32 {
 
 impl Simd for Portable {
     type V = Lanes;
+    type I = Words;
+    type Scale = Words;
     const WIDTH: usize = 16;
 
     #[inline(always)]
@@ -71,6 +76,12 @@ impl Simd for Portable {
         let even = lanewise!(l => f32::from_bits(u32::from(pairs[2 * l]) << 16));
         let odd = lanewise!(l => f32::from_bits(u32::from(pairs[2 * l + 1]) << 16));
         (even, odd)
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Lanes {
+        // SAFETY: the caller grants 16 elements; an array of u16 has their alignment.
+        unsafe { from.cast::<[u16; 16]>().read() }.map(|bits| f16::from_bits(bits).to_f32_const())
     }
 
     #[inline(always)]
@@ -123,4 +134,133 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn prefetch(_at: *const u16) {}
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Words {
+        // SAFETY: the caller grants 64 bytes.
+        unsafe { from.cast::<[[u8; 4]; 16]>().read() }.map(i32::from_le_bytes)
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8_pairs(from: *const u8) -> Words {
+        // SAFETY: the caller grants 32 bytes.
+        unsafe { from.cast::<[[i8; 2]; 16]>().read() }.map(|[a, b]| pair(a.into(), b.into()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8_pairs(from: *const u8) -> Words {
+        // SAFETY: the caller grants 32 bytes.
+        unsafe { from.cast::<[[u8; 2]; 16]>().read() }.map(|[a, b]| pair(a.into(), b.into()))
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(from: *const u8) -> Words {
+        // SAFETY: the caller grants 4 bytes.
+        [i32::from_le_bytes(unsafe { from.cast::<[u8; 4]>().read() }); 16]
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> Words {
+        // SAFETY: the caller grants 16 elements; an array of i32 has their alignment.
+        unsafe { from.cast::<Words>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i32(to: *mut i32, v: Words) {
+        // SAFETY: as in `load_i32`.
+        unsafe { to.cast::<Words>().write(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn zero() -> Words {
+        [0; 16]
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: Words, b: Words) -> Words {
+        std::array::from_fn(|l| a[l] | b[l])
+    }
+
+    #[inline(always)]
+    unsafe fn mask(v: Words, mask: u8) -> Words {
+        v.map(|word| word & i32::from_le_bytes([mask; 4]))
+    }
+
+    #[inline(always)]
+    unsafe fn up<const N: i32>(v: Words) -> Words {
+        v.map(|word| word << N)
+    }
+
+    #[inline(always)]
+    unsafe fn down<const N: i32>(v: Words) -> Words {
+        v.map(|word| word >> N)
+    }
+
+    #[inline(always)]
+    unsafe fn add_i32(a: Words, b: Words) -> Words {
+        std::array::from_fn(|l| a[l].wrapping_add(b[l]))
+    }
+
+    #[inline(always)]
+    unsafe fn sub_32_times(a: Words, b: Words) -> Words {
+        std::array::from_fn(|l| a[l].wrapping_sub(b[l].wrapping_mul(32)))
+    }
+
+    #[inline(always)]
+    unsafe fn dot_i16(a: Words, b: Words) -> Words {
+        std::array::from_fn(|l| {
+            let ([a, b], [c, d]) = (halves(a[l]), halves(b[l]));
+            (a * c).wrapping_add(b * d)
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(v: Words) -> Lanes {
+        v.map(|word| word as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn scale(from: *const u8) -> Words {
+        // SAFETY: the caller grants 16 bytes.
+        unsafe { from.cast::<[u8; 16]>().read() }.map(i32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn scale_pairs(from: *const u8) -> (Words, Words) {
+        // SAFETY: the caller grants 32 bytes.
+        let pairs = unsafe { from.cast::<[[i8; 2]; 16]>().read() };
+        (pairs.map(|[first, _]| first.into()), pairs.map(|[_, second]| second.into()))
+    }
+
+    #[inline(always)]
+    unsafe fn unit_scale() -> Words {
+        [1; 16]
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const RUN: usize>(levels: &[Words; 8], x: *const u8, first: Words, second: Words) -> Words {
+        // SAFETY: the caller grants 32 bytes.
+        let x = unsafe { x.cast::<[[i8; 4]; 8]>().read() };
+        let mut sum = [0_i32; 16];
+        for (step, levels) in levels.iter().enumerate() {
+            let scale = if step / 2 % 2 == 0 { &first } else { &second };
+            for l in 0..16 {
+                let levels = levels[l].to_le_bytes();
+                let products: i32 = (0..4).map(|k| i32::from(levels[k]) * i32::from(x[step][k])).sum();
+                sum[l] = sum[l].wrapping_add(products * scale[l]);
+            }
+        }
+        sum
+    }
+}
+
+/// Two 16-bit integers in a word, the first in its low half.
+#[inline(always)]
+fn pair(first: i16, second: i16) -> i32 {
+    i32::from(first) & 0xffff | i32::from(second) << 16
+}
+
+#[inline(always)]
+fn halves(word: i32) -> [i32; 2] {
+    [i32::from(word as i16), word >> 16]
 }

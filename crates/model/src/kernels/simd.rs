@@ -17,6 +17,10 @@ pub(crate) const BLOCK: usize = 2 * LANES;
 pub(super) trait Simd: Copy {
     /// `WIDTH` lanes.
     type V: Copy;
+    /// `WIDTH` lanes of a 32-bit integer, of two 16-bit ones, or of four bytes.
+    type I: Copy;
+    /// A whole number for each lane, ready for [`dot`](Self::dot).
+    type Scale: Copy;
     /// Lanes of a vector: 8 or 16.
     const WIDTH: usize;
     /// Vectors that make up the virtual lanes.
@@ -31,6 +35,8 @@ pub(super) trait Simd: Copy {
     /// `2 · WIDTH` bf16 from `from`, widened exactly: those at even places, and those at odd places. The element before
     /// `from` must be readable too.
     unsafe fn load_bf16(from: *const u16) -> (Self::V, Self::V);
+    /// `WIDTH` f16 from `from`, widened exactly.
+    unsafe fn load_f16(from: *const u16) -> Self::V;
     /// `a + b`.
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// `a − b`.
@@ -53,6 +59,52 @@ pub(super) trait Simd: Copy {
     unsafe fn sixteen_trees(lanes: *const f32, run: usize, to: *mut f32);
     /// Asks for the cache line at `at`, which need not be mapped.
     unsafe fn prefetch(at: *const u16);
+
+    /// `4 · WIDTH` bytes from `from`.
+    unsafe fn load_bytes(from: *const u8) -> Self::I;
+    /// `2 · WIDTH` signed bytes from `from`, each as 16 bits.
+    unsafe fn load_i8_pairs(from: *const u8) -> Self::I;
+    /// `2 · WIDTH` unsigned bytes from `from`, each as 16 bits.
+    unsafe fn load_u8_pairs(from: *const u8) -> Self::I;
+    /// The same 4 bytes from `from` in every lane.
+    unsafe fn broadcast(from: *const u8) -> Self::I;
+    /// `WIDTH` integers from `from`.
+    unsafe fn load_i32(from: *const i32) -> Self::I;
+    /// `WIDTH` integers to `to`.
+    unsafe fn store_i32(to: *mut i32, v: Self::I);
+    /// 0 in every lane.
+    unsafe fn zero() -> Self::I;
+    /// The bits of both.
+    unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
+    /// The bits of each byte that `mask` has.
+    unsafe fn mask(v: Self::I, mask: u8) -> Self::I;
+    /// Each byte's bits moved up by `N`; those that come from its neighbour are of no meaning.
+    unsafe fn up<const N: i32>(v: Self::I) -> Self::I;
+    /// Each byte's bits moved down by `N`; those that come from its neighbour are of no meaning.
+    unsafe fn down<const N: i32>(v: Self::I) -> Self::I;
+    /// `a + b`, 32 bits, wrapping.
+    unsafe fn add_i32(a: Self::I, b: Self::I) -> Self::I;
+    /// `a − 32 · b`, 32 bits, wrapping.
+    unsafe fn sub_32_times(a: Self::I, b: Self::I) -> Self::I;
+    /// `a₀ · b₀ + a₁ · b₁` for the two 16-bit integers of each lane.
+    unsafe fn dot_i16(a: Self::I, b: Self::I) -> Self::I;
+    /// The nearest f32 of each integer.
+    unsafe fn to_float(v: Self::I) -> Self::V;
+    /// `WIDTH` unsigned bytes as scales.
+    unsafe fn scale(from: *const u8) -> Self::Scale;
+    /// `2 · WIDTH` signed bytes as scales: those at even places, and those at odd places.
+    unsafe fn scale_pairs(from: *const u8) -> (Self::Scale, Self::Scale);
+    /// Scales of 1.
+    unsafe fn unit_scale() -> Self::Scale;
+    /// In each lane the products of eight times four unsigned `levels` with the 32 signed bytes from `x`, summed: those of
+    /// levels 0, 1, 4 and 5 times `first`, those of 2, 3, 6 and 7 times `second`. Exact where the sum of `2 · RUN` products
+    /// is below 2¹⁵; where `RUN` is more than 2, both scales are the same.
+    unsafe fn dot<const RUN: usize>(
+        levels: &[Self::I; 8],
+        x: *const u8,
+        first: Self::Scale,
+        second: Self::Scale,
+    ) -> Self::I;
 }
 
 /// The sum of the virtual lanes: l + 8, then + 4, + 2, + 1.

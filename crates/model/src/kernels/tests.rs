@@ -3,10 +3,11 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
+use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::isa::Kernel;
-use super::matmul::{Sink, matmul};
+use super::matmul::{Scratch, Sink, matmul};
 use super::portable::fused_multiply_add;
 use super::simd::{LANES, Simd};
 use super::*;
@@ -28,9 +29,14 @@ fn numbers(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| next() * next()).collect()
 }
 
-/// The nearest bf16 below, in magnitude.
-fn narrow(values: &[f32]) -> Vec<u16> {
-    values.iter().map(|value| (value.to_bits() >> 16) as u16).collect()
+/// The bytes of weights near `values` in a format.
+fn stored(kind: FloatType, values: &[f32]) -> Vec<u8> {
+    let stored = |value: &f32| match kind {
+        FloatType::Bf16 => bf16::from_f32(*value).to_le_bytes().to_vec(),
+        FloatType::F16 => f16::from_f32(*value).to_le_bytes().to_vec(),
+        FloatType::F32 => value.to_le_bytes().to_vec(),
+    };
+    values.iter().flat_map(stored).collect()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -42,17 +48,19 @@ struct Case {
     inputs: usize,
     outputs: usize,
     activations: Vec<f32>,
-    weights: Vec<u16>,
+    kind: FloatType,
+    weights: Vec<u8>,
     bias: Vec<f32>,
 }
 
 impl Case {
-    fn new(rows: usize, inputs: usize, outputs: usize, seed: u64) -> Case {
+    fn new(kind: FloatType, rows: usize, inputs: usize, outputs: usize, seed: u64) -> Case {
         Case {
             inputs,
             outputs,
             activations: numbers(seed, rows * inputs),
-            weights: narrow(&numbers(seed + 1, outputs * inputs)),
+            kind,
+            weights: stored(kind, &numbers(seed + 1, outputs * inputs)),
             bias: numbers(seed + 2, outputs),
         }
     }
@@ -62,7 +70,8 @@ impl Case {
         let mut lanes = [0.0_f32; LANES];
         for i in 0..self.inputs {
             let lane = i % BLOCK / 2;
-            let weight = widen(self.weights[output * self.inputs + i]);
+            let size = self.kind.bytes();
+            let weight = self.kind.value(&self.weights[(output * self.inputs + i) * size..][..size]);
             lanes[lane] = weight.mul_add(self.activations[row * self.inputs + i], lanes[lane]);
         }
         for width in [8, 4, 2, 1] {
@@ -81,27 +90,24 @@ impl Case {
     }
 
     fn run_into(&self, compute: &Compute, rows: Range<usize>, sink: Sink<'_>) {
-        let stride = self.inputs.next_multiple_of(BLOCK);
-        let mut weights = vec![0xffff; LEAD];
-        weights.resize(LEAD + self.outputs * stride, 0);
-        for (to, from) in weights[LEAD..].chunks_exact_mut(stride).zip(self.weights.chunks_exact(self.inputs)) {
-            to[..self.inputs].copy_from_slice(from);
-        }
         let activations: Vec<f32> =
             rows.clone().flat_map(|row| in_lane_order(&self.activations[row * self.inputs..][..self.inputs])).collect();
-        let weights = Weights::new(&weights, self.outputs, stride);
-        matmul(compute, &weights, Some(&in_lane_order(&self.bias)), &activations, rows.len(), sink);
+        let weights = Matrix::float(self.kind, &self.weights, self.outputs, self.inputs);
+        let bias = in_lane_order(&self.bias);
+        matmul(compute, &[&weights], Some(&bias), &activations, rows.len(), sink, &mut Scratch::default());
     }
 }
+
+const KINDS: [FloatType; 3] = [FloatType::Bf16, FloatType::F16, FloatType::F32];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     /// Shapes small and odd: every path, any number of threads, and a row alone give the canonical bits.
     #[test]
-    fn matmul_rows_are_canonical(rows in 1_usize..=64, inputs in 1_usize..200, outputs in 1_usize..150,
+    fn matmul_rows_are_canonical(kind in prop::sample::select(&KINDS[..]), rows in 1_usize..=64, inputs in 1_usize..200, outputs in 1_usize..150,
                                  threads in 1_usize..=4, seed in 0_u64..1000) {
-        let case = Case::new(rows, inputs, outputs, seed);
+        let case = Case::new(kind, rows, inputs, outputs, seed);
         let expected: Vec<f32> =
             (0..rows).flat_map(|row| (0..outputs).map(move |output| (row, output)))
                 .map(|(row, output)| case.canonical(row, output)).collect();
@@ -270,7 +276,7 @@ proptest! {
     #[test]
     fn sinks_put_results_in_lane_order(rows in 1_usize..20, inputs in 1_usize..80, outputs in 1_usize..100,
                                        threads in 1_usize..=4, seed in 0_u64..1000) {
-        let case = Case::new(rows, inputs, outputs, seed);
+        let case = Case::new(FloatType::Bf16, rows, inputs, outputs, seed);
         for isa in Isa::available() {
             let compute = compute(isa, threads);
             let plain = case.run(&compute, 0..rows);

@@ -4,11 +4,11 @@ use std::arch::x86_64::*;
 
 use super::simd::{LANES, Simd};
 
-/// The path of processors with `avx512f`; no other part of AVX-512 is used.
+/// The path of processors with `avx512f`, `avx512bw` and `avx512vnni`.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512;
 
-/// The path of processors with `avx2` and `fma`.
+/// The path of processors with `avx2`, `fma` and `f16c`.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2;
 
@@ -18,9 +18,14 @@ const ODD: i32 = 0xffff_0000_u32 as i32;
 macro_rules! path {
     ($path:ident: $v:ident, $width:literal,
      $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $fma:ident, $max:ident,
-     $min:ident, $shift_left:ident, $add_int:ident, $as_int:ident, $as_float:ident, $load_bf16:ident) => {
+     $min:ident, $shift_left:ident, $add_int:ident, $as_int:ident, $as_float:ident, $load_bf16:ident;
+     $i:ident, $half:ident, $load_half:ident, $cvtph:ident, $load_int:ident, $store_int:ident, $set1_epi32:ident,
+     $zero:ident, $or:ident, $and:ident, $set1_epi8:ident, $sll:ident, $srl:ident, $sub_int:ident, $madd:ident,
+     $to_float:ident, $i8_to_i16:ident, $u8_to_i16:ident, $scales:ident) => {
         impl Simd for $path {
             type V = $v;
+            type I = $i;
+            type Scale = $i;
             const WIDTH: usize = $width;
 
             #[inline(always)]
@@ -45,6 +50,12 @@ macro_rules! path {
             unsafe fn load_bf16(from: *const u16) -> ($v, $v) {
                 // SAFETY: the caller enabled the path's features and grants 2 · WIDTH elements and the one before.
                 unsafe { $load_bf16(from) }
+            }
+
+            #[inline(always)]
+            unsafe fn load_f16(from: *const u16) -> $v {
+                // SAFETY: the caller enabled the path's features and grants WIDTH elements.
+                unsafe { $cvtph($load_half(from.cast())) }
             }
 
             #[inline(always)]
@@ -110,6 +121,98 @@ macro_rules! path {
                 // SAFETY: a prefetch neither faults nor changes what a program can see.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
             }
+
+            #[inline(always)]
+            unsafe fn load_bytes(from: *const u8) -> $i {
+                // SAFETY: the caller enabled the path's features and grants 4 · WIDTH bytes.
+                unsafe { $load_int(from.cast()) }
+            }
+
+            #[inline(always)]
+            unsafe fn load_i8_pairs(from: *const u8) -> $i {
+                // SAFETY: the caller enabled the path's features and grants 2 · WIDTH bytes.
+                unsafe { $i8_to_i16($load_half(from.cast())) }
+            }
+
+            #[inline(always)]
+            unsafe fn load_u8_pairs(from: *const u8) -> $i {
+                // SAFETY: the caller enabled the path's features and grants 2 · WIDTH bytes.
+                unsafe { $u8_to_i16($load_half(from.cast())) }
+            }
+
+            #[inline(always)]
+            unsafe fn broadcast(from: *const u8) -> $i {
+                // SAFETY: the caller enabled the path's features and grants 4 bytes.
+                unsafe { $set1_epi32(from.cast::<i32>().read_unaligned()) }
+            }
+
+            #[inline(always)]
+            unsafe fn load_i32(from: *const i32) -> $i {
+                // SAFETY: the caller enabled the path's features and grants WIDTH elements.
+                unsafe { $load_int(from.cast()) }
+            }
+
+            #[inline(always)]
+            unsafe fn store_i32(to: *mut i32, v: $i) {
+                // SAFETY: the caller enabled the path's features and grants WIDTH elements.
+                unsafe { $store_int(to.cast(), v) }
+            }
+
+            #[inline(always)]
+            unsafe fn zero() -> $i {
+                // SAFETY: the caller enabled the path's features.
+                unsafe { $zero() }
+            }
+
+            #[inline(always)]
+            unsafe fn or(a: $i, b: $i) -> $i {
+                // SAFETY: the caller enabled the path's features.
+                unsafe { $or(a, b) }
+            }
+
+            #[inline(always)]
+            unsafe fn mask(v: $i, mask: u8) -> $i {
+                // SAFETY: the caller enabled the path's features.
+                unsafe { $and(v, $set1_epi8(mask as i8)) }
+            }
+
+            #[inline(always)]
+            unsafe fn up<const N: i32>(v: $i) -> $i {
+                // SAFETY: the caller enabled the path's features.
+                unsafe { $sll(v, _mm_cvtsi32_si128(N)) }
+            }
+
+            #[inline(always)]
+            unsafe fn down<const N: i32>(v: $i) -> $i {
+                // SAFETY: the caller enabled the path's features.
+                unsafe { $srl(v, _mm_cvtsi32_si128(N)) }
+            }
+
+            #[inline(always)]
+            unsafe fn add_i32(a: $i, b: $i) -> $i {
+                // SAFETY: the caller enabled the path's features.
+                unsafe { $add_int(a, b) }
+            }
+
+            #[inline(always)]
+            unsafe fn sub_32_times(a: $i, b: $i) -> $i {
+                // SAFETY: the caller enabled the path's features.
+                unsafe { $sub_int(a, $shift_left::<5>(b)) }
+            }
+
+            #[inline(always)]
+            unsafe fn dot_i16(a: $i, b: $i) -> $i {
+                // SAFETY: the caller enabled the path's features.
+                unsafe { $madd(a, b) }
+            }
+
+            #[inline(always)]
+            unsafe fn to_float(v: $i) -> $v {
+                // SAFETY: the caller enabled the path's features.
+                unsafe { $to_float(v) }
+            }
+
+            $scales!();
         }
     };
 }
@@ -171,12 +274,120 @@ unsafe fn eight_trees(lanes: *const f32, run: usize) -> __m256 {
     }
 }
 
+/// Scales as 32-bit integers, and VNNI's sums of four products.
+macro_rules! scales_for_vnni {
+    () => {
+        #[inline(always)]
+        unsafe fn scale(from: *const u8) -> __m512i {
+            // SAFETY: the caller enabled the path's features and grants 16 bytes.
+            unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn scale_pairs(from: *const u8) -> (__m512i, __m512i) {
+            // SAFETY: the caller enabled the path's features and grants 32 bytes.
+            unsafe {
+                let pairs = _mm512_cvtepi8_epi16(_mm256_loadu_si256(from.cast()));
+                (_mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(pairs)), _mm512_srai_epi32::<16>(pairs))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn unit_scale() -> __m512i {
+            // SAFETY: the caller enabled the path's features.
+            unsafe { _mm512_set1_epi32(1) }
+        }
+
+        #[inline(always)]
+        unsafe fn dot<const RUN: usize>(
+            levels: &[__m512i; 8],
+            x: *const u8,
+            first: __m512i,
+            second: __m512i,
+        ) -> __m512i {
+            // SAFETY: the caller enabled the path's features and grants 32 bytes.
+            unsafe {
+                let mut sums = [_mm512_setzero_si512(); 2];
+                for (step, levels) in levels.iter().enumerate() {
+                    let sum = &mut sums[step / 2 % 2];
+                    *sum = _mm512_dpbusd_epi32(*sum, *levels, Self::broadcast(x.add(4 * step)));
+                }
+                if RUN > 2 {
+                    return _mm512_mullo_epi32(_mm512_add_epi32(sums[0], sums[1]), first);
+                }
+                _mm512_add_epi32(_mm512_mullo_epi32(sums[0], first), _mm512_mullo_epi32(sums[1], second))
+            }
+        }
+    };
+}
+
+/// Scales as pairs of equal 16-bit integers, which a multiply-add applies as it folds the sums of two products.
+macro_rules! scales_for_avx2 {
+    () => {
+        #[inline(always)]
+        unsafe fn scale(from: *const u8) -> __m256i {
+            // SAFETY: the caller enabled the path's features and grants 8 bytes.
+            unsafe {
+                let scales = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
+                _mm256_or_si256(scales, _mm256_slli_epi32::<16>(scales))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn scale_pairs(from: *const u8) -> (__m256i, __m256i) {
+            // SAFETY: the caller enabled the path's features and grants 16 bytes.
+            unsafe {
+                let pairs = _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast()));
+                let (first, second) = (_mm256_slli_epi32::<16>(pairs), _mm256_srli_epi32::<16>(pairs));
+                (_mm256_blend_epi16::<0b1010_1010>(pairs, first), _mm256_blend_epi16::<0b1010_1010>(second, pairs))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn unit_scale() -> __m256i {
+            // SAFETY: the caller enabled the path's features.
+            unsafe { _mm256_set1_epi16(1) }
+        }
+
+        #[inline(always)]
+        unsafe fn dot<const RUN: usize>(
+            levels: &[__m256i; 8],
+            x: *const u8,
+            first: __m256i,
+            second: __m256i,
+        ) -> __m256i {
+            // SAFETY: the caller enabled the path's features and grants 32 bytes.
+            unsafe {
+                let mut sum = _mm256_setzero_si256();
+                for run in 0..8 / RUN {
+                    let mut products = _mm256_setzero_si256();
+                    for step in run * RUN..(run + 1) * RUN {
+                        let two = _mm256_maddubs_epi16(levels[step], Self::broadcast(x.add(4 * step)));
+                        products = _mm256_add_epi16(products, two);
+                    }
+                    let scale = if RUN > 2 || run % 2 == 0 { first } else { second };
+                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
+                }
+                sum
+            }
+        }
+    };
+}
+
 path!(Avx512: __m512, 16,
     _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_mul_ps, _mm512_div_ps,
     _mm512_fmadd_ps, _mm512_max_ps, _mm512_min_ps, _mm512_slli_epi32, _mm512_add_epi32, _mm512_castps_si512,
-    _mm512_castsi512_ps, load_32_bf16);
+    _mm512_castsi512_ps, load_32_bf16;
+    __m512i, __m256i, _mm256_loadu_si256, _mm512_cvtph_ps, _mm512_loadu_si512, _mm512_storeu_si512,
+    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_or_si512, _mm512_and_si512, _mm512_set1_epi8, _mm512_sll_epi16,
+    _mm512_srl_epi16, _mm512_sub_epi32, _mm512_madd_epi16, _mm512_cvtepi32_ps, _mm512_cvtepi8_epi16,
+    _mm512_cvtepu8_epi16, scales_for_vnni);
 
 path!(Avx2: __m256, 8,
     _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_mul_ps, _mm256_div_ps,
     _mm256_fmadd_ps, _mm256_max_ps, _mm256_min_ps, _mm256_slli_epi32, _mm256_add_epi32, _mm256_castps_si256,
-    _mm256_castsi256_ps, load_16_bf16);
+    _mm256_castsi256_ps, load_16_bf16;
+    __m256i, __m128i, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_loadu_si256, _mm256_storeu_si256,
+    _mm256_set1_epi32, _mm256_setzero_si256, _mm256_or_si256, _mm256_and_si256, _mm256_set1_epi8, _mm256_sll_epi16,
+    _mm256_srl_epi16, _mm256_sub_epi32, _mm256_madd_epi16, _mm256_cvtepi32_ps, _mm256_cvtepi8_epi16,
+    _mm256_cvtepu8_epi16, scales_for_avx2);

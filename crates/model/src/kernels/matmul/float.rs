@@ -1,0 +1,243 @@
+//! Weights that stand alone: bf16, f16, f32.
+//!
+//! The canonical order of one output of one row: inputs go in blocks of 32, lane l takes elements 2l and 2l + 1 of each,
+//! in that order, by fused multiply-add into one f32; the lanes meet in [`tree`](super::super::simd::tree).
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::super::isa::Kernel;
+use super::super::matrix::{Float, FloatType};
+use super::super::simd::{BLOCK, LANES, Simd};
+use super::{Job, PANEL};
+
+/// Rows that share the loads of weights.
+const ROWS_AT_ONCE: usize = 5;
+
+/// How far ahead weights are asked for, in bytes: about what arrives while the weights before it are multiplied.
+const AHEAD: usize = 8192;
+
+/// Inputs that are added to all outputs of a panel before the next: as many activations as stay in the first cache.
+const SLICE: usize = 512;
+
+/// Asks that rows and outputs lie within the job's slices, that outputs begin at a block, and that no other thread
+/// touches their results.
+pub(super) struct Chunk<'a> {
+    pub(super) job: &'a Job<'a>,
+    pub(super) weights: &'a Float,
+    /// Where the outputs of these weights begin among those of the stack.
+    pub(super) base: usize,
+    pub(super) rows: Range<usize>,
+    pub(super) outputs: Range<usize>,
+}
+
+/// How the weights of one type become vectors.
+trait Element {
+    const BYTES: usize;
+
+    /// The even and the odd elements, `WIDTH` each from virtual lane `lane` on, of the block at `block`.
+    unsafe fn load<S: Simd>(block: *const u8, lane: usize) -> (S::V, S::V);
+}
+
+struct Bf16;
+struct F16;
+struct F32;
+
+impl Element for Bf16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(block: *const u8, lane: usize) -> (S::V, S::V) {
+        // SAFETY: within the block, and LEAD bytes come before the first.
+        unsafe { S::load_bf16(block.cast::<u16>().add(2 * lane)) }
+    }
+}
+
+impl Element for F16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(block: *const u8, lane: usize) -> (S::V, S::V) {
+        let from = block.cast::<u16>();
+        // SAFETY: within the block.
+        unsafe { (S::load_f16(from.add(lane)), S::load_f16(from.add(LANES + lane))) }
+    }
+}
+
+impl Element for F32 {
+    const BYTES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(block: *const u8, lane: usize) -> (S::V, S::V) {
+        let from = block.cast::<f32>();
+        // SAFETY: within the block.
+        unsafe { (S::load(from.add(lane)), S::load(from.add(LANES + lane))) }
+    }
+}
+
+impl Kernel for Chunk<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: by the chunk's own conditions.
+        unsafe {
+            match self.weights.kind() {
+                FloatType::Bf16 => self.all::<S, Bf16>(),
+                FloatType::F16 => self.all::<S, F16>(),
+                FloatType::F32 => self.all::<S, F32>(),
+            }
+        }
+    }
+}
+
+/// Sums in progress: (outputs of a panel, rows at once, virtual lanes).
+type Lanes = [f32; PANEL * ROWS_AT_ONCE * LANES];
+
+impl Chunk<'_> {
+    #[inline(always)]
+    unsafe fn all<S: Simd, E: Element>(&self) {
+        let mut lanes = MaybeUninit::<Lanes>::uninit();
+        let lanes = lanes.as_mut_ptr().cast::<f32>();
+        let groups = self.rows.len().div_ceil(ROWS_AT_ONCE);
+        for group in 0..groups {
+            let row = |group| self.rows.start + self.rows.len() * group / groups;
+            let (first, rows) = (row(group), row(group + 1) - row(group));
+            for start in self.outputs.clone().step_by(PANEL) {
+                let panel = Panel { chunk: self, first, outputs: start..(start + PANEL).min(self.outputs.end) };
+                // Outputs and vectors at once: what fits the path's registers beside the weights.
+                // SAFETY: these rows and outputs are parts of this chunk.
+                unsafe {
+                    match (rows, S::PARTS) {
+                        (1, 1) => panel.run::<S, E, 1, 8, 1>(lanes),
+                        (2, 1) => panel.run::<S, E, 2, 4, 1>(lanes),
+                        (3, 1) => panel.run::<S, E, 3, 4, 1>(lanes),
+                        (4, 1) => panel.run::<S, E, 4, 4, 1>(lanes),
+                        (5, 1) => panel.run::<S, E, 5, 4, 1>(lanes),
+                        (1, _) => panel.run::<S, E, 1, 4, 2>(lanes),
+                        (2, _) => panel.run::<S, E, 2, 4, 1>(lanes),
+                        (3, _) => panel.run::<S, E, 3, 3, 1>(lanes),
+                        (4, _) => panel.run::<S, E, 4, 2, 1>(lanes),
+                        (_, _) => panel.run::<S, E, 5, 2, 1>(lanes),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Some rows of a chunk from `first` on, and at most [`PANEL`] of its outputs.
+struct Panel<'a> {
+    chunk: &'a Chunk<'a>,
+    first: usize,
+    outputs: Range<usize>,
+}
+
+impl Panel<'_> {
+    /// `R` rows, `O` outputs at a time, `P` vectors of the lanes at a time.
+    #[inline(always)]
+    unsafe fn run<S: Simd, E: Element, const R: usize, const O: usize, const P: usize>(&self, lanes: *mut f32) {
+        let stride = self.chunk.weights.stride();
+        let slice = if R * stride <= SLICE * ROWS_AT_ONCE { stride } else { SLICE };
+        // SAFETY: the caller grants R rows and the panel's outputs.
+        unsafe {
+            for start in (0..stride).step_by(slice) {
+                let inputs = start..(start + slice).min(stride);
+                let mut output = self.outputs.start;
+                while output + O <= self.outputs.end {
+                    self.tile::<S, E, R, O, P>(output, inputs.clone(), lanes);
+                    output += O;
+                }
+                while output < self.outputs.end {
+                    self.tile::<S, E, R, 1, 1>(output, inputs.clone(), lanes);
+                    output += 1;
+                }
+            }
+            let missing = (PANEL - self.outputs.len()) * R * LANES;
+            lanes.add(self.outputs.len() * R * LANES).write_bytes(0, missing);
+            for r in 0..R {
+                self.finish::<S>(self.first + r, lanes.add(r * LANES), R * LANES);
+            }
+        }
+    }
+
+    /// Adds a slice of the inputs to the lanes of `O` outputs of `R` rows. The weights of the next `O` outputs are
+    /// asked for meanwhile.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, E: Element, const R: usize, const O: usize, const P: usize>(
+        &self,
+        output: usize,
+        inputs: Range<usize>,
+        lanes: *mut f32,
+    ) {
+        let stride = self.chunk.weights.stride();
+        let column = output - self.outputs.start;
+        // SAFETY: all accesses are within the rows and outputs that the caller grants; prefetches may go anywhere.
+        unsafe {
+            let weights = self.chunk.weights.start().add(output * stride * E::BYTES);
+            let activations = self.chunk.job.activations.as_ptr().add(self.first * stride);
+            let mut part = 0;
+            while part < S::PARTS {
+                let mut sums = [[[S::splat(0.0); P]; R]; O];
+                if inputs.start > 0 {
+                    for o in 0..O {
+                        for r in 0..R {
+                            for p in 0..P {
+                                sums[o][r][p] =
+                                    S::load(lanes.add(((column + o) * R + r) * LANES + (part + p) * S::WIDTH));
+                            }
+                        }
+                    }
+                }
+                let mut at = inputs.start;
+                while at < inputs.end {
+                    for o in 0..O {
+                        if P == S::PARTS || o % S::PARTS == part {
+                            S::prefetch(weights.wrapping_add(AHEAD + (at * O + o * BLOCK) * E::BYTES).cast());
+                        }
+                    }
+                    for p in 0..P {
+                        let lane = (part + p) * S::WIDTH;
+                        let mut even = [S::splat(0.0); O];
+                        let mut odd = [S::splat(0.0); O];
+                        for o in 0..O {
+                            (even[o], odd[o]) = E::load::<S>(weights.add((o * stride + at) * E::BYTES), lane);
+                        }
+                        for r in 0..R {
+                            let from = activations.add(r * stride + at + lane);
+                            let x = S::load(from);
+                            for o in 0..O {
+                                sums[o][r][p] = S::fma(even[o], x, sums[o][r][p]);
+                            }
+                            let x = S::load(from.add(LANES));
+                            for o in 0..O {
+                                sums[o][r][p] = S::fma(odd[o], x, sums[o][r][p]);
+                            }
+                        }
+                    }
+                    at += BLOCK;
+                }
+                for o in 0..O {
+                    for r in 0..R {
+                        for p in 0..P {
+                            S::store(lanes.add(((column + o) * R + r) * LANES + (part + p) * S::WIDTH), sums[o][r][p]);
+                        }
+                    }
+                }
+                part += P;
+            }
+        }
+    }
+
+    /// Adds up the lanes of one row's outputs, `run` elements apart, and puts them where they belong.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, row: usize, lanes: *const f32, run: usize) {
+        let mut sums = [0.0_f32; PANEL];
+        // SAFETY: the lanes of a whole panel; the results are this chunk's.
+        unsafe {
+            S::sixteen_trees(lanes, run, sums.as_mut_ptr());
+            S::sixteen_trees(lanes.add(16 * run), run, sums.as_mut_ptr().add(8));
+            self.chunk.job.put::<S>(row, self.chunk.base + self.outputs.start, self.outputs.len(), sums.as_ptr());
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! A matrix of weights, in one of the formats that the kernels read.
+
+use half::{bf16, f16};
+
+use super::buffer::Bytes;
+use super::packed::{Format, Packed};
+use super::simd::BLOCK;
+use super::{LEAD, place};
+
+/// A format whose weights stand alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum FloatType {
+    Bf16,
+    F16,
+    F32,
+}
+
+impl FloatType {
+    /// Its usual name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            FloatType::Bf16 => "bf16",
+            FloatType::F16 => "f16",
+            FloatType::F32 => "f32",
+        }
+    }
+
+    /// Bytes of a weight.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            FloatType::Bf16 | FloatType::F16 => 2,
+            FloatType::F32 => 4,
+        }
+    }
+
+    /// A weight, exactly; `stored` is little-endian.
+    pub(crate) fn value(self, stored: &[u8]) -> f32 {
+        match self {
+            FloatType::Bf16 => bf16::from_le_bytes([stored[0], stored[1]]).to_f32(),
+            FloatType::F16 => f16::from_le_bytes([stored[0], stored[1]]).to_f32(),
+            FloatType::F32 => f32::from_le_bytes([stored[0], stored[1], stored[2], stored[3]]),
+        }
+    }
+
+    /// Where element `i` of a row is kept. The even and odd ones of bf16 are told apart in a register, since two share a
+    /// 32-bit word; those of the others stand in lane order.
+    fn position(self, i: usize) -> usize {
+        match self {
+            FloatType::Bf16 => i,
+            FloatType::F16 | FloatType::F32 => place(i),
+        }
+    }
+}
+
+/// A matrix (outputs, inputs).
+pub(crate) enum Matrix {
+    Float(Float),
+    Quantised(Packed),
+}
+
+impl Matrix {
+    /// Of `raw`, which holds outputs · inputs weights, little-endian.
+    pub(crate) fn float(kind: FloatType, raw: &[u8], outputs: usize, inputs: usize) -> Matrix {
+        Matrix::Float(Float::new(kind, raw, outputs, inputs))
+    }
+
+    /// Of `raw`, rows of GGUF's blocks. Gives the reason where they cannot be used.
+    pub(crate) fn quantised(format: Format, raw: &[u8], outputs: usize, inputs: usize) -> Result<Matrix, String> {
+        Packed::new(format, raw, outputs, inputs).map(Matrix::Quantised)
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        match self {
+            Matrix::Float(float) => float.outputs,
+            Matrix::Quantised(packed) => packed.outputs(),
+        }
+    }
+
+    pub(crate) fn inputs(&self) -> usize {
+        match self {
+            Matrix::Float(float) => float.inputs,
+            Matrix::Quantised(packed) => packed.inputs(),
+        }
+    }
+
+    /// Elements of a row of activations: the inputs, in whole blocks.
+    pub(crate) fn stride(&self) -> usize {
+        self.inputs().next_multiple_of(BLOCK)
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Matrix::Float(float) => (float.outputs * float.stride * float.kind.bytes()) as u64,
+            Matrix::Quantised(packed) => packed.len() as u64,
+        }
+    }
+
+    /// The format's usual name.
+    pub(crate) fn dtype(&self) -> &'static str {
+        match self {
+            Matrix::Float(float) => float.kind.name(),
+            Matrix::Quantised(packed) => packed.format().name(),
+        }
+    }
+
+    /// The weights of one output, in lane order, padded with zeros to whole blocks.
+    pub(crate) fn row(&self, output: usize, out: &mut [f32]) {
+        match self {
+            Matrix::Float(float) => float.row(output, out),
+            Matrix::Quantised(packed) => packed.row(output, out),
+        }
+    }
+}
+
+/// A matrix of bf16, f16 or f32, its rows padded with zeros to whole blocks.
+pub(crate) struct Float {
+    kind: FloatType,
+    outputs: usize,
+    inputs: usize,
+    stride: usize,
+    /// [`LEAD`] bytes of no meaning, which kernels may read; then the rows.
+    bytes: Bytes,
+}
+
+impl Float {
+    fn new(kind: FloatType, raw: &[u8], outputs: usize, inputs: usize) -> Float {
+        let (size, stride) = (kind.bytes(), inputs.next_multiple_of(BLOCK));
+        assert!(inputs > 0 && raw.len() == outputs * inputs * size, "{outputs} rows of {inputs}");
+        let mut bytes = Bytes::zeroed(LEAD + outputs * stride * size);
+        let rows = bytes[LEAD..].chunks_exact_mut(stride * size);
+        for (to, from) in rows.zip(raw.chunks_exact(inputs * size)) {
+            if kind == FloatType::Bf16 && cfg!(target_endian = "little") {
+                to[..from.len()].copy_from_slice(from);
+                continue;
+            }
+            for (i, stored) in from.chunks_exact(size).enumerate() {
+                let native = &mut to[kind.position(i) * size..][..size];
+                native.copy_from_slice(stored);
+                if cfg!(target_endian = "big") {
+                    native.reverse();
+                }
+            }
+        }
+        Float { kind, outputs, inputs, stride, bytes }
+    }
+
+    pub(super) fn kind(&self) -> FloatType {
+        self.kind
+    }
+
+    /// Elements from row to row.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The first row.
+    pub(super) fn start(&self) -> *const u8 {
+        self.bytes[LEAD..].as_ptr()
+    }
+
+    fn row(&self, output: usize, out: &mut [f32]) {
+        let size = self.kind.bytes();
+        let row = &self.bytes[LEAD + output * self.stride * size..][..self.stride * size];
+        for i in 0..self.stride {
+            let mut stored = [0; 4];
+            stored[..size].copy_from_slice(&row[self.kind.position(i) * size..][..size]);
+            if cfg!(target_endian = "big") {
+                stored[..size].reverse();
+            }
+            out[place(i)] = self.kind.value(&stored[..size]);
+        }
+    }
+}

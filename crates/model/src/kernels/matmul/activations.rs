@@ -28,6 +28,8 @@ pub(crate) struct Scratch {
     pub(super) by_32: Quantised,
     /// The bytes of `by_32` as 16-bit integers, for weights that are bytes themselves.
     pub(super) wide: Vec<i16>,
+    /// −8 times the sums of `by_32`: what weights of 4 bits count too much, and half of that with 5 bits.
+    pub(super) offsets: Vec<i32>,
 }
 
 /// Rows in blocks of one length.
@@ -59,6 +61,8 @@ impl Scratch {
         }
         if formats().any(|format| format.block_len() == 32) {
             self.by_32.fill::<32>(compute, activations, rows, inputs);
+            self.offsets.clear();
+            self.offsets.extend(self.by_32.sums[..rows * inputs / 32].iter().map(|sum| -8 * i32::from(*sum)));
         }
         if formats().any(|format| format == Format::Q8_0) {
             self.wide.clear();

@@ -260,27 +260,28 @@ impl Chunk<'_> {
                 unsafe {
                     let ahead = block.wrapping_add(AHEAD + part * layout.bytes() / S::PARTS);
                     prefetch::<S>(ahead, layout.bytes() / S::PARTS);
-                    match C::FORMAT {
-                        Format::Q8_0 => self.wide_dots::<S>(block.add(layout.levels + 2 * lane), first, integers),
-                        _ => {
-                            let levels = levels::<S, C>(block.add(layout.levels + 4 * lane));
-                            let offset = if C::FORMAT == Format::Q4_0 { -8 } else { -16 };
-                            for row in 0..rows {
-                                let bytes = x.bytes.as_ptr().add((first + row) * 32);
-                                let sum = dot::<S, C>(&levels, bytes, (S::unit_scale(), S::unit_scale()));
-                                let offset = offset * i32::from(*x.sums.as_ptr().add(first + row));
-                                let sum = S::add_i32(sum, S::broadcast((&raw const offset).cast()));
-                                S::store_i32(integers.add(row * LANES), sum);
-                            }
-                        }
-                    }
                     let d = S::load_f16(block.cast::<u16>().add(lane));
-                    for row in 0..rows {
+                    let add = |row: usize, integer: S::I| {
                         let sum = sums.add(row * PANEL + lane);
                         let dx = S::splat(*x.scales.as_ptr().add(first + row));
                         let before = if at == 0 { S::splat(0.0) } else { S::load(sum) };
-                        let integer = S::to_float(S::load_i32(integers.add(row * LANES)));
-                        S::store(sum, S::fma(S::mul(d, dx), integer, before));
+                        S::store(sum, S::fma(S::mul(d, dx), S::to_float(integer), before));
+                    };
+                    if C::FORMAT == Format::Q8_0 {
+                        self.wide_dots::<S>(block.add(layout.levels + 2 * lane), first, integers);
+                        (0..rows).for_each(|row| add(row, S::load_i32(integers.add(row * LANES))));
+                        continue;
+                    }
+                    let levels = levels::<S, C>(block.add(layout.levels + 4 * lane));
+                    for row in 0..rows {
+                        let bytes = x.bytes.as_ptr().add((first + row) * 32);
+                        let offset = S::broadcast(self.job.quantised.offsets.as_ptr().add(first + row).cast());
+                        let mut integer = dot::<S, C>(&levels, bytes, (S::unit_scale(), S::unit_scale()));
+                        integer = S::add_i32(integer, offset);
+                        if C::FORMAT == Format::Q5_0 {
+                            integer = S::add_i32(integer, offset);
+                        }
+                        add(row, integer);
                     }
                 }
             }

@@ -1,18 +1,22 @@
-//! Everything that rounds: matmul, attention, LayerNorm, GELU, softmax, in one canonical order on every path.
+//! Everything that rounds: matmul, attention, norms, rotations, activations, softmax, in one canonical order on every
+//! path.
 //!
 //! `unsafe` lives here (and in the pool): vectors, and slices that several threads fill. Each kernel stands behind a
 //! safe function that checks its shapes.
 #![expect(unsafe_code, reason = "SIMD intrinsics, and results that several threads write side by side")]
 #![expect(clippy::needless_range_loop, reason = "an index is a row, an output or a lane, of several arrays at once")]
 
+pub(crate) mod activation;
 pub(crate) mod attention;
 mod buffer;
 mod isa;
 mod math;
 pub(crate) mod matmul;
+mod matrix;
 mod norm;
 mod portable;
 pub(crate) mod roof;
+pub(crate) mod rope;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -22,6 +26,7 @@ mod x86;
 pub(crate) use buffer::Buffer;
 pub use isa::Isa;
 pub(crate) use isa::Path;
+pub(crate) use matrix::{FloatType, Matrix};
 pub(crate) use norm::Norm;
 pub(crate) use simd::BLOCK;
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use speculative::roofline::Roofs;
 
 use crate::Compute;
-use crate::kernels::matmul::{Sink, matmul};
-use crate::kernels::{Buffer, LEAD, Weights, roof};
+use crate::kernels::matmul::{Scratch, Sink, matmul};
+use crate::kernels::{Buffer, FloatType, Matrix, roof};
 
 /// Time for each figure. There are five, and the memory that the last one reads takes as long again to come by.
 const TIME: Duration = Duration::from_millis(15);
@@ -48,12 +48,13 @@ fn multiply_add(compute: &Compute) -> f64 {
 
 fn many_rows(compute: &Compute) -> f64 {
     let [rows, inputs, outputs] = MATMUL;
-    let weights = vec![0x3f80; LEAD + outputs * inputs];
+    let weights = Matrix::float(FloatType::BF16, &[0x80, 0x3f].repeat(outputs * inputs), outputs, inputs);
     let activations = Buffer::zeroed(rows * inputs);
     let mut out = Buffer::zeroed(rows * outputs);
-    let weights = Weights::new(&weights, outputs, inputs);
+    let mut scratch = Scratch::default();
     let seconds = median(|| {
-        matmul(compute, &weights, None, &activations, rows, Sink::Natural { out: &mut out, stride: outputs });
+        let sink = Sink::Natural { out: &mut out, stride: outputs };
+        matmul(compute, &[&weights], None, &activations, rows, sink, &mut scratch);
     });
     (2 * rows * inputs * outputs) as f64 / seconds
 }

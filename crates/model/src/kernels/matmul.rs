@@ -11,7 +11,7 @@ use super::buffer::Shared;
 use super::isa::Kernel;
 use super::math;
 use super::simd::{BLOCK, LANES, Simd};
-use super::{Weights, place};
+use super::{Matrix, Weights, place};
 use crate::compute::Compute;
 
 /// Weights that a chunk of outputs may have, in bytes: they stay in a core's own cache while the rows stream by.
@@ -55,15 +55,50 @@ enum Finish {
     Gelu,
 }
 
-/// `rows` rows of `activations` (lane order, as wide as the weights' stride) times the weights, plus `bias`
-/// (lane order too), into `sink`.
+/// What a matmul keeps from call to call.
+#[derive(Default)]
+pub(crate) struct Scratch {}
+
+/// `rows` rows of `activations` (lane order, as wide as the inputs in whole blocks) times each matrix of the stack, plus
+/// `bias` (lane order too), into `sink`: the outputs of a matrix begin at the block after those of the one before.
 pub(crate) fn matmul(
+    compute: &Compute,
+    stack: &[&Matrix],
+    bias: Option<&[f32]>,
+    activations: &[f32],
+    rows: usize,
+    sink: Sink<'_>,
+    _scratch: &mut Scratch,
+) {
+    let (finish, out, stride) = match sink {
+        Sink::Natural { out, stride } => (Finish::Natural, out, stride),
+        Sink::Store { out, stride } => (Finish::Store, out, stride),
+        Sink::Add { out, stride } => (Finish::Add, out, stride),
+        Sink::Gelu { out, stride } => (Finish::Gelu, out, stride),
+    };
+    assert!(stack.iter().all(|matrix| matrix.inputs() == stack[0].inputs()), "a stack has the same inputs");
+    let mut offset = 0;
+    for matrix in stack {
+        let out = match finish {
+            Finish::Natural => Sink::Natural { out: &mut *out, stride },
+            Finish::Store => Sink::Store { out: &mut *out, stride },
+            Finish::Add => Sink::Add { out: &mut *out, stride },
+            Finish::Gelu => Sink::Gelu { out: &mut *out, stride },
+        };
+        one(compute, &matrix.weights(), bias.map(|bias| &bias[offset..]), activations, rows, out, offset);
+        offset += matrix.outputs().next_multiple_of(BLOCK);
+    }
+}
+
+/// One matrix of a stack, whose outputs begin at `offset`.
+fn one(
     compute: &Compute,
     weights: &Weights<'_>,
     bias: Option<&[f32]>,
     activations: &[f32],
     rows: usize,
     sink: Sink<'_>,
+    offset: usize,
 ) {
     let (finish, out, stride) = match sink {
         Sink::Natural { out, stride } => (Finish::Natural, out, stride),
@@ -75,13 +110,13 @@ pub(crate) fn matmul(
     assert!(activations.len() >= rows * weights.stride(), "activations for {rows} rows");
     assert!(bias.is_none_or(|b| b.len() >= outputs), "a bias for each of {outputs} outputs");
     assert!(
-        stride >= if finish == Finish::Natural { outputs } else { outputs.next_multiple_of(BLOCK) },
+        stride >= offset + if finish == Finish::Natural { outputs } else { outputs.next_multiple_of(BLOCK) },
         "room for {outputs} outputs"
     );
     assert!(out.len() >= rows * stride, "room for {rows} rows");
 
     let plan = Plan::new(rows, weights, compute.threads());
-    let job = Job { weights: *weights, bias, activations, out: Shared::new(out), stride, finish };
+    let job = Job { weights: *weights, bias, activations, out: Shared::new(out), stride, offset, finish };
     let path = compute.path();
     compute.pool().run(plan.chunks(), plan.pays(), &|chunk, _| {
         let (rows, outputs) = plan.chunk(chunk);
@@ -132,6 +167,7 @@ struct Job<'a> {
     activations: &'a [f32],
     out: Shared,
     stride: usize,
+    offset: usize,
     finish: Finish,
 }
 
@@ -303,11 +339,11 @@ impl Panel<'_> {
             }
             if job.finish == Finish::Natural {
                 for i in 0..end - start {
-                    *job.out.at(row * job.stride + start + i, 1) = *sums.add(place(i));
+                    *job.out.at(row * job.stride + job.offset + start + i, 1) = *sums.add(place(i));
                 }
                 return;
             }
-            let to = job.out.at(row * job.stride + start, PANEL);
+            let to = job.out.at(row * job.stride + job.offset + start, PANEL);
             for i in (0..PANEL).step_by(S::WIDTH) {
                 let sum = S::load(sums.add(i));
                 let value = match job.finish {

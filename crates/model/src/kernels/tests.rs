@@ -6,7 +6,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 
 use super::isa::Kernel;
-use super::matmul::{Sink, matmul};
+use super::matmul::{Scratch, Sink, matmul};
 use super::portable::fused_multiply_add;
 use super::simd::{LANES, Simd};
 use super::*;
@@ -81,16 +81,12 @@ impl Case {
     }
 
     fn run_into(&self, compute: &Compute, rows: Range<usize>, sink: Sink<'_>) {
-        let stride = self.inputs.next_multiple_of(BLOCK);
-        let mut weights = vec![0xffff; LEAD];
-        weights.resize(LEAD + self.outputs * stride, 0);
-        for (to, from) in weights[LEAD..].chunks_exact_mut(stride).zip(self.weights.chunks_exact(self.inputs)) {
-            to[..self.inputs].copy_from_slice(from);
-        }
+        let raw: Vec<u8> = self.weights.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        let weights = Matrix::float(FloatType::BF16, &raw, self.outputs, self.inputs);
         let activations: Vec<f32> =
             rows.clone().flat_map(|row| in_lane_order(&self.activations[row * self.inputs..][..self.inputs])).collect();
-        let weights = Weights::new(&weights, self.outputs, stride);
-        matmul(compute, &weights, Some(&in_lane_order(&self.bias)), &activations, rows.len(), sink);
+        let bias = in_lane_order(&self.bias);
+        matmul(compute, &[&weights], Some(&bias), &activations, rows.len(), sink, &mut Scratch::default());
     }
 }
 
@@ -242,7 +238,7 @@ proptest! {
         let (scale, bias) = (numbers(seed + 1, width), numbers(seed + 2, width));
         let placed: Vec<f32> = x.chunks_exact(width).flat_map(in_lane_order).collect();
         let padded = width.next_multiple_of(BLOCK);
-        let norm = Norm::new(&scale, &bias);
+        let norm = Norm::layer(&scale, &bias, 1e-5);
         let on = |isa, threads| {
             let mut out = vec![f32::NAN; rows * padded];
             norm.apply_rows(&compute(isa, threads), &placed, &mut out, rows, |row| row);

@@ -63,11 +63,11 @@ impl KvCache {
     /// Fills all positions that are not held, in every layer, with NaN.
     #[cfg(test)]
     pub(crate) fn poison(&mut self) {
-        let Shape { heads, head_dim, layers } = self.shape;
+        let Shape { kv_heads, head_dim, layers, .. } = self.shape;
         let padded = head_dim.next_multiple_of(16);
         for (number, page) in self.pages.iter_mut().enumerate() {
             let first = self.len.saturating_sub(number * PAGE).min(PAGE);
-            for head in page.chunks_exact_mut(PAGE * (head_dim + padded)).take(layers * heads) {
+            for head in page.chunks_exact_mut(PAGE * (head_dim + padded)).take(layers * kv_heads) {
                 let (keys, values) = head.split_at_mut(PAGE * head_dim);
                 keys.chunks_exact_mut(PAGE).for_each(|positions| positions[first..].fill(f32::NAN));
                 values[first * padded..].fill(f32::NAN);

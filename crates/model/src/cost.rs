@@ -1,14 +1,15 @@
-//! What a forward has to do, counted from the geometry (DESIGN §7).
+//! What a forward has to do, counted from geometry and weights (DESIGN §7).
 
 use speculative::roofline::Work;
 
 use crate::Geometry;
+use crate::kernels::Matrix;
+use crate::weights::{Block, Parameters, norm_bytes};
 
 #[cfg(test)]
 mod tests;
 
-/// Bytes of a stored weight (bf16), and of an activation, a key or a value (f32).
-const WEIGHT: u64 = 2;
+/// Bytes of an activation, a key or a value.
 const VALUE: u64 = 4;
 
 /// One sequence's part in a forward.
@@ -22,13 +23,39 @@ pub(crate) struct Part {
     pub(crate) logits: usize,
 }
 
+/// Bytes of weights in memory, by when they are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WeightBytes {
+    /// Once in each forward.
+    pub(crate) layers: u64,
+    /// For each row: its token's embedding, and its position's.
+    pub(crate) row: u64,
+    /// Once if any logits are computed: the head and the norm before it.
+    pub(crate) head: u64,
+}
+
+impl WeightBytes {
+    pub(crate) fn of(weights: &Parameters) -> WeightBytes {
+        let block = |block: &Block| block.matrices().map(Matrix::bytes).sum::<u64>() + block.vector_bytes();
+        let embeddings = [Some(&weights.tokens), weights.positions.as_ref()];
+        WeightBytes {
+            layers: weights.blocks.iter().map(block).sum(),
+            row: embeddings.into_iter().flatten().map(|m| m.bytes() / m.outputs() as u64).sum(),
+            head: weights.head().bytes() + norm_bytes(&weights.norm),
+        }
+    }
+}
+
 /// Operations and bytes of a forward.
 ///
-/// FLOPs: 2 for each weight and row, and 4 · d for each position that a row sees in a layer (scores and values). Bytes:
-/// weights once, of embeddings the gathered rows, the head if any logits are computed; keys and values read once for
-/// each sequence and layer, and written; what goes into and comes out of each matmul.
-pub(crate) fn forward(geometry: &Geometry, parts: &[Part]) -> Work {
-    let [d, layers, vocab] = [geometry.d_model, geometry.layers, geometry.vocab_size].map(|size| size as u64);
+/// FLOPs: 2 for each weight and row, and 4 for each element of the queries and position that a row sees in a layer (scores
+/// and values). Bytes: weights once, of embeddings the gathered rows, the head if any logits are computed; keys and values
+/// read once for each sequence and layer, and written; what goes into and comes out of each matmul.
+pub(crate) fn forward(geometry: &Geometry, weights: &WeightBytes, parts: &[Part]) -> Work {
+    let shape = geometry.shape();
+    let [d, layers, vocab, hidden] =
+        [geometry.d_model, geometry.layers, geometry.vocab_size, geometry.hidden].map(|n| n as u64);
+    let [width, kv_width] = [shape.width(), shape.kv_width()].map(|n| n as u64);
     let total = |count: fn(&Part) -> u64| parts.iter().map(count).sum::<u64>();
     let rows = total(|part| part.rows as u64);
     let logits = total(|part| part.logits as u64);
@@ -39,14 +66,13 @@ pub(crate) fn forward(geometry: &Geometry, parts: &[Part]) -> Work {
         return Work::default();
     }
 
-    let linear = layers * 12 * d * d * rows + vocab * d * logits;
-    let flops = 2 * linear + layers * 4 * d * seen;
+    let linear = layers * geometry.linear() * rows + vocab * d * logits;
+    let flops = 2 * linear + layers * 4 * width * seen;
 
-    let vectors = layers * 13 * d + 2 * d * u64::from(logits > 0);
-    let head = vocab * d * u64::from(logits > 0);
-    let weights = layers * 12 * d * d + vectors + head + 2 * d * rows;
-    let keys_and_values = layers * 2 * d * (kept + rows);
-    // qkv: d in, 3d out; projection: d, d; up: d, 4d; down: 4d, d; head: d, vocabulary.
-    let activations = layers * 16 * d * rows + (d + vocab) * logits;
-    Work { flops, bytes: WEIGHT * weights + VALUE * (keys_and_values + activations) }
+    let read = weights.layers + weights.row * rows + weights.head * u64::from(logits > 0);
+    let keys_and_values = layers * 2 * kv_width * (kept + rows);
+    // Queries, keys, values; projection; up (and gate); down; head.
+    let layer = (d + width + 2 * kv_width) + (width + d) + (d + geometry.ups() * hidden) + (hidden + d);
+    let activations = layers * layer * rows + (d + vocab) * logits;
+    Work { flops, bytes: read + VALUE * (keys_and_values + activations) }
 }

@@ -74,14 +74,14 @@ pub enum LoadError {
         #[source]
         error: std::io::Error,
     },
-    /// A path that does not end in `.safetensors`.
-    #[error("{}: a model is a .safetensors file with a .json file beside it", path.display())]
+    /// A path that no model has.
+    #[error("{}: a model is a folder with a config.json, or a .safetensors file with a .json file beside it", path.display())]
     Name {
         /// The path.
         path: PathBuf,
     },
-    /// The geometry is not JSON, or lacks a field.
-    #[error("{file}: bad geometry: {error}")]
+    /// A geometry, configuration or index is not JSON of that kind.
+    #[error("{file}: not the JSON that it should be: {error}")]
     Json {
         /// The JSON file, or the embedded model.
         file: String,
@@ -95,13 +95,13 @@ pub enum LoadError {
         /// The JSON file, or the embedded model.
         file: String,
         /// The field.
-        field: &'static str,
+        field: String,
         /// Its value, or that it is missing.
         value: String,
         /// What it may be.
         allowed: String,
     },
-    /// A weights file that is longer or shorter than its header or its geometry allows.
+    /// A file that is longer than it may be.
     #[error("{file}: {bytes} bytes long, allowed is {allowed}")]
     Size {
         /// The weights file, or the embedded model.
@@ -111,12 +111,14 @@ pub enum LoadError {
         /// What it may be.
         allowed: String,
     },
-    /// The weights file is not well-formed safetensors.
-    #[error("{file}: not a safetensors file: {reason}")]
+    /// A weights file is not well-formed.
+    #[error("{file}: not a {format} file: {reason}")]
     Format {
         /// The weights file, or the embedded model.
         file: String,
-        /// What the parser says.
+        /// What it should be.
+        format: &'static str,
+        /// What is wrong with it.
         reason: String,
     },
     /// A tensor is missing, superfluous, or not what the geometry asks for.

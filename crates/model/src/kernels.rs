@@ -1,10 +1,12 @@
-//! Everything that rounds: matmul, attention, LayerNorm, GELU, softmax, in one canonical order on every path.
+//! Everything that rounds: matmul, attention, norms, rotations, activations, softmax, in one canonical order on every
+//! path.
 //!
 //! `unsafe` lives here (and in the pool): vectors, and slices that several threads fill. Each kernel stands behind a
 //! safe function that checks its shapes.
 #![expect(unsafe_code, reason = "SIMD intrinsics, and results that several threads write side by side")]
 #![expect(clippy::needless_range_loop, reason = "an index is a row, an output or a lane, of several arrays at once")]
 
+pub(crate) mod activation;
 pub(crate) mod attention;
 mod buffer;
 mod isa;
@@ -15,6 +17,7 @@ mod norm;
 mod packed;
 mod portable;
 pub(crate) mod roof;
+pub(crate) mod rope;
 mod simd;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //!
 //! A row's logits are bit-identical whether it is computed alone, in a window, in a prefill or beside other sessions'
 //! rows, with any number of threads and on every SIMD path: speculation is lossless because verifying *is* decoding.
-//! candle loads and holds the tensors; every operation that rounds is in `kernels`.
+//! Every operation that rounds is in `kernels`.
 //!
 //! # Layout
 //! - [`Source`], [`LoadError`]: where weights come from, and what is refused
@@ -12,7 +12,9 @@
 //! - [`Worker`]: the thread that owns a model and batches sessions
 //! - [`DraftSession`], [`TargetSession`]: what continues a session, and its cache's life
 //! - [`Description`], [`Geometry`]: what a model says about itself
-//! - `kernels`: matmul, attention, LayerNorm, GELU in one canonical order
+//! - [`Text`]: where a model's tokenizer comes from
+//! - `kernels`: matmul, attention, norms, rotations, activations in one canonical order
+//! - `load`, `weights`: files, and the weights that are taken over from them
 //! - `roofs`: what the machine could do at best
 
 mod cache;
@@ -36,8 +38,9 @@ pub use compute::Compute;
 pub use decoder::{Decoder, Forward, Rows};
 pub use description::Description;
 pub use error::{Error, LoadError, UnavailableIsa};
-pub use geometry::Geometry;
+pub use geometry::{Biases, Geometry, Mlp, Normalisation, Positions, Rotary, Scaling};
 pub use kernels::Isa;
+pub use load::{Text, TokenizerFiles};
 pub use session::{
     AnswerError, DraftSession, Drafting, Limits, Open, OpenError, Plan, Propose, Reason, Refusal, TargetSession,
     Verify, Verifying,

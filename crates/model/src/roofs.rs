@@ -48,7 +48,7 @@ fn multiply_add(compute: &Compute) -> f64 {
 
 fn many_rows(compute: &Compute) -> f64 {
     let [rows, inputs, outputs] = MATMUL;
-    let weights = Matrix::float(FloatType::Bf16, &vec![0x3c; 2 * outputs * inputs], outputs, inputs);
+    let weights = Matrix::float(FloatType::BF16, &vec![0x3c; 2 * outputs * inputs], outputs, inputs);
     let activations = Buffer::zeroed(rows * inputs);
     let mut out = Buffer::zeroed(rows * outputs);
     let mut scratch = Scratch::default();

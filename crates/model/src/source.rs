@@ -37,12 +37,13 @@ impl fmt::Display for EmbeddedModel {
     }
 }
 
-/// Where a model comes from: `embedded:target`, `embedded:draft`, or the path of `x.safetensors` with `x.json` beside it.
+/// Where a model comes from: `embedded:target`, `embedded:draft`, a Hugging Face folder, or the path of `x.safetensors` with
+/// `x.json` beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The pair in the binary.
     Embedded(EmbeddedModel),
-    /// A file.
+    /// A file or a folder.
     File(PathBuf),
 }
 

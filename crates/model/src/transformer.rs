@@ -1,4 +1,4 @@
-//! The forward pass of a NanoGPT: pre-norm, learned positions, exact GELU, the embedding as head.
+//! The forward pass: pre-norm blocks of attention and MLP, of whatever parts the geometry names.
 //!
 //! Axes: rows (of all sequences of the batch, one after the other), d (the residual stream), vocabulary.
 
@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex};
 
 use speculative::roofline::Roofs;
 
-use crate::cost::{self, Part};
+use crate::cost::{self, Part, WeightBytes};
 use crate::description::{TOKENIZER_SIZE, character_tokenizer};
+use crate::geometry::Mlp;
 use crate::kernels::attention::{Attention, Projections};
-use crate::kernels::matmul::{Scratch, Sink, matmul};
-use crate::kernels::{BLOCK, Buffer};
-use crate::load::Checkpoint;
-use crate::weights::{Block, Linear, NanoGpt};
-use crate::{Compute, Decoder, Description, Error, Forward, Geometry, KvCache, LoadError, Rows, Source, roofs};
+use crate::kernels::matmul::{self, Sink, matmul};
+use crate::kernels::rope::{self, Rotation};
+use crate::kernels::{BLOCK, Buffer, Matrix, activation};
+use crate::load::{Checkpoint, Loaded};
+use crate::weights::{Block, Linear, Parameters};
+use crate::{Compute, Decoder, Description, Error, Forward, Geometry, KvCache, LoadError, Rows, Source, Text, roofs};
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +24,9 @@ mod tests;
 pub struct Transformer {
     description: Description,
     geometry: Geometry,
-    weights: NanoGpt,
+    weights: Parameters,
+    weight_bytes: WeightBytes,
+    text: Text,
     compute: Arc<Compute>,
     state: State,
 }
@@ -30,31 +34,36 @@ pub struct Transformer {
 impl Transformer {
     /// Reads and checks a model. It will compute on `compute`, which other models may share.
     pub fn load(source: &Source, compute: Arc<Compute>) -> Result<Transformer, LoadError> {
-        Transformer::new(&Checkpoint::open(source)?, compute)
+        Ok(Transformer::new(Checkpoint::open(source)?.load()?, compute))
     }
 
-    fn new(checkpoint: &Checkpoint, compute: Arc<Compute>) -> Result<Transformer, LoadError> {
-        let geometry = checkpoint.geometry;
-        let weights = NanoGpt::new(&checkpoint.tensors()?, geometry.layers)?;
+    pub(crate) fn new(loaded: Loaded, compute: Arc<Compute>) -> Transformer {
+        let Loaded { name, geometry, weights, fingerprint, text } = loaded;
         let description = Description {
-            name: checkpoint.name.clone(),
-            fingerprint: checkpoint.fingerprint.clone(),
+            name,
+            fingerprint,
             tokenizer_fingerprint: character_tokenizer(),
             tokenizer_size: TOKENIZER_SIZE,
             vocab_size: geometry.vocab_size,
             context: geometry.context,
-            dtype: "bf16",
+            dtype: weights.dtype(),
             device: format!("cpu {} {} threads", compute.isa(), compute.threads()),
             parameters: geometry.parameters(),
-            weight_bytes: 2 * geometry.parameters(),
+            weight_bytes: weights.bytes(),
         };
-        let state = State::new(compute.threads());
-        Ok(Transformer { description, geometry, weights, compute, state })
+        let state = State::new(&geometry, compute.threads());
+        let weight_bytes = WeightBytes::of(&weights);
+        Transformer { description, geometry, weights, weight_bytes, text, compute, state }
     }
 
-    /// The model's sizes.
+    /// The model's sizes and parts.
     pub fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// Where its tokenizer comes from.
+    pub fn text(&self) -> &Text {
+        &self.text
     }
 }
 
@@ -74,24 +83,27 @@ impl Decoder for Transformer {
         let rows = parts.iter().map(|part| part.rows).sum();
         let wanted = wanted_rows(&parts);
         let state = &mut self.state;
-        state.reserve(&self.geometry, rows, wanted.len());
+        state.reserve(rows, wanted.len());
 
         self.weights.embed(batch, state); // x: (rows, d)
+        let rotation = self.weights.rotation(batch);
         let mut attention = Attention::new(self.geometry.shape());
         for rows in batch.iter_mut() {
             let held = rows.cache.len();
             attention.push(rows.cache.grown(rows.tokens.len()), held, rows.tokens.len());
         }
         for (layer, block) in self.weights.blocks.iter().enumerate() {
-            block.forward(&self.compute, layer, &mut attention, state, rows); // x: (rows, d)
+            let layer = Layer { compute: &self.compute, geometry: &self.geometry, layer, block, rows };
+            layer.forward(rotation.as_ref(), &mut attention, state); // x: (rows, d)
         }
         drop(attention);
-        let logits = self.weights.head(&self.compute, state, &wanted); // (wanted rows, vocabulary)
+        let logits = self.weights.logits(&self.compute, state, &wanted); // (wanted rows, vocabulary)
         for rows in batch.iter_mut() {
             rows.cache.advance(rows.tokens.len());
         }
         let counts: Vec<usize> = parts.iter().map(|part| part.logits).collect();
-        Ok(Forward::new(self.geometry.vocab_size, &counts, logits, cost::forward(&self.geometry, &parts)))
+        let work = cost::forward(&self.geometry, &self.weight_bytes, &parts);
+        Ok(Forward::new(self.geometry.vocab_size, &counts, logits, work))
     }
 
     fn measure_roofs(&mut self) -> Roofs {
@@ -135,92 +147,155 @@ fn wanted_rows(parts: &[Part]) -> Vec<usize> {
     wanted
 }
 
-/// Activations, kept from forward to forward, all in lane order.
+/// Activations, kept from forward to forward, all in lane order and padded with zeros to whole blocks.
 struct State {
     /// The residual stream: (rows, d).
     x: Buffer,
-    /// What goes into a layer's matmuls: (rows, d).
+    /// What a norm gives: (rows, d).
     input: Buffer,
-    /// Queries, keys, values: (rows, 3 · d).
+    /// Queries, keys and values: (rows, parts of the shape).
     projections: Buffer,
-    /// The inner activations of the MLP: (rows, 4 · d).
+    /// What the attention gives: (rows, heads · head_dim).
+    attended: Buffer,
+    /// What leads into the MLP: (rows, hidden), or gate and up, each as wide.
+    wide: Buffer,
+    /// The middle of the MLP, where it is not `wide` itself: (rows, hidden).
     hidden: Buffer,
     /// The attention's, for each thread.
     scratch: Vec<Mutex<Buffer>>,
-    /// Elements from row to row of `x` and `input`, of `projections`, and of `hidden`.
-    strides: [usize; 3],
-    matmul: Scratch,
+    matmul: matmul::Scratch,
+    strides: Strides,
+}
+
+/// Elements from row to row.
+#[derive(Clone, Copy)]
+struct Strides {
+    d: usize,
+    projections: usize,
+    attended: usize,
+    wide: usize,
+    hidden: usize,
 }
 
 impl State {
-    fn new(threads: usize) -> State {
+    fn new(geometry: &Geometry, threads: usize) -> State {
+        let hidden = geometry.hidden.next_multiple_of(BLOCK);
         State {
             x: Buffer::default(),
             input: Buffer::default(),
             projections: Buffer::default(),
+            attended: Buffer::default(),
+            wide: Buffer::default(),
             hidden: Buffer::default(),
             scratch: (0..threads).map(|_| Mutex::default()).collect(),
-            strides: [0; 3],
-            matmul: Scratch::default(),
+            matmul: matmul::Scratch::default(),
+            strides: Strides {
+                d: geometry.d_model.next_multiple_of(BLOCK),
+                projections: geometry.shape().projections(),
+                attended: geometry.shape().width().next_multiple_of(BLOCK),
+                wide: geometry.ups() as usize * hidden,
+                hidden: if geometry.mlp == Mlp::SwiGlu { hidden } else { 0 },
+            },
         }
     }
 
-    fn reserve(&mut self, geometry: &Geometry, rows: usize, wanted: usize) {
-        let d = geometry.d_model;
-        self.strides = [d, 3 * d, 4 * d].map(|width| width.next_multiple_of(BLOCK));
-        let [stride, projections, hidden] = self.strides;
-        self.x.reserve(rows * stride);
-        self.input.reserve(rows.max(wanted) * stride);
+    fn reserve(&mut self, rows: usize, wanted: usize) {
+        let Strides { d, projections, attended, wide, hidden } = self.strides;
+        self.x.reserve(rows * d);
+        self.input.reserve(rows.max(wanted) * d);
         self.projections.reserve(rows * projections);
+        self.attended.reserve(rows * attended);
+        self.wide.reserve(rows * wide);
         self.hidden.reserve(rows * hidden);
     }
 }
 
-impl NanoGpt {
+impl Parameters {
     /// Token and position, added.
     fn embed(&self, batch: &[Rows<'_>], state: &mut State) {
-        let stride = state.strides[0];
+        let State { x, input, strides, .. } = state;
         let rows = batch.iter().flat_map(|rows| rows.tokens.iter().zip(rows.cache.len()..));
-        let mut row = vec![0.0; stride];
-        for ((token, position), x) in rows.zip(state.x.chunks_exact_mut(stride)) {
+        for ((token, position), x) in rows.zip(x.chunks_exact_mut(strides.d)) {
             self.tokens.row(*token as usize, x);
-            self.positions.row(position, &mut row);
-            x.iter_mut().zip(&row).for_each(|(x, p)| *x += p);
+            if let Some(positions) = &self.positions {
+                let row = &mut input[..strides.d];
+                positions.row(position, row);
+                x.iter_mut().zip(row).for_each(|(x, p)| *x += *p);
+            }
         }
     }
 
+    /// How far the queries and keys of the new rows turn.
+    fn rotation(&self, batch: &[Rows<'_>]) -> Option<Rotation> {
+        let positions = batch.iter().flat_map(|rows| (rows.cache.len()..).take(rows.tokens.len()));
+        (!self.frequencies.is_empty()).then(|| Rotation::new(&self.frequencies, positions))
+    }
+
     /// The logits of the wanted rows: (wanted, vocabulary).
-    fn head(&self, compute: &Compute, state: &mut State, wanted: &[usize]) -> Vec<f32> {
-        self.ln_f.apply_rows(compute, &state.x, &mut state.input, wanted.len(), |row| wanted[row]); // (wanted, d)
-        let vocab_size = self.tokens.outputs();
+    fn logits(&self, compute: &Compute, state: &mut State, wanted: &[usize]) -> Vec<f32> {
+        let State { x, input, matmul: scratch, .. } = state;
+        self.norm.apply_rows(compute, x, input, wanted.len(), |row| wanted[row]); // (wanted, d)
+        let vocab_size = self.head().outputs();
         let mut logits = vec![0.0; wanted.len() * vocab_size];
         let sink = Sink::Natural { out: &mut logits, stride: vocab_size };
-        matmul(compute, &[&self.tokens], None, &state.input, wanted.len(), sink, &mut state.matmul);
+        matmul(compute, &[self.head()], None, input, wanted.len(), sink, scratch);
         logits
     }
 }
 
-impl Block {
-    /// x + projection(attention(LN(x))), then x + down(GELU(up(LN(x)))).
-    fn forward(&self, compute: &Compute, layer: usize, attention: &mut Attention<'_>, state: &mut State, rows: usize) {
-        let State { x, input, projections, hidden, scratch, strides, matmul } = state;
-        let [stride, projections_stride, hidden_stride] = *strides;
-
-        self.ln_1.apply_rows(compute, x, input, rows, |row| row); // (rows, d)
-        let sink = Sink::Store { out: projections, stride: projections_stride };
-        self.attention.apply(compute, input, rows, sink, matmul); // (rows, 3, heads, head_dim)
-        let projections = Projections { rows: projections, stride: projections_stride };
-        attention.run(compute, layer, projections, input, stride, scratch); // (rows, heads, head_dim)
-        self.projection.apply(compute, input, rows, Sink::Add { out: x, stride }, matmul); // (rows, d)
-
-        self.ln_2.apply_rows(compute, x, input, rows, |row| row); // (rows, d)
-        self.up.apply(compute, input, rows, Sink::Gelu { out: hidden, stride: hidden_stride }, matmul); // (rows, 4 · d)
-        self.down.apply(compute, hidden, rows, Sink::Add { out: x, stride }, matmul); // (rows, d)
-    }
+/// One block at work.
+struct Layer<'a> {
+    compute: &'a Compute,
+    geometry: &'a Geometry,
+    layer: usize,
+    block: &'a Block,
+    rows: usize,
 }
 
-impl Linear {
-    fn apply(&self, compute: &Compute, input: &[f32], rows: usize, sink: Sink<'_>, scratch: &mut Scratch) {
-        matmul(compute, &[&self.matrix], Some(&self.bias), input, rows, sink, scratch);
+impl Layer<'_> {
+    /// x + projection(attention(norm(x))), then x + MLP(norm(x)).
+    fn forward(&self, rotation: Option<&Rotation>, attention: &mut Attention<'_>, state: &mut State) {
+        let Layer { compute, block, rows, .. } = *self;
+        let State { x, input, projections, attended, scratch, matmul, strides, .. } = state;
+        let stride = strides.projections;
+
+        block.attention_norm.apply_rows(compute, x, input, rows, |row| row); // (rows, d)
+        self.apply(&block.qkv, input, Sink::Store { out: projections, stride }, matmul); // (rows, q | k | v)
+        let norms = block.head_norms.as_ref();
+        rope::prepare(compute, self.geometry.shape(), norms, rotation, projections, stride, rows);
+        let projections = Projections { rows: projections, stride };
+        attention.run(compute, self.layer, projections, attended, strides.attended, scratch); // (rows, heads, head_dim)
+        self.apply(&block.projection, attended, Sink::Add { out: x, stride: strides.d }, matmul); // (rows, d)
+
+        block.mlp_norm.apply_rows(compute, x, input, rows, |row| row); // (rows, d)
+        self.mlp(state); // (rows, d)
+    }
+
+    fn mlp(&self, state: &mut State) {
+        let Layer { compute, block, rows, .. } = *self;
+        let State { x, input, wide, hidden, matmul, strides, .. } = state;
+        let stride = strides.wide;
+        let middle: &[f32] = match self.geometry.mlp {
+            Mlp::Gelu => {
+                self.apply(&block.up, input, Sink::Gelu { out: wide, stride }, matmul);
+                wide
+            }
+            Mlp::GeluTanh => {
+                self.apply(&block.up, input, Sink::Store { out: wide, stride }, matmul);
+                activation::gelu_tanh(compute, wide, stride, rows);
+                wide
+            }
+            Mlp::SwiGlu => {
+                self.apply(&block.up, input, Sink::Store { out: wide, stride }, matmul); // (rows, gate | up)
+                activation::swiglu(compute, wide, hidden, strides.hidden, rows);
+                hidden
+            }
+        }; // (rows, hidden)
+        self.apply(&block.down, middle, Sink::Add { out: x, stride: strides.d }, matmul); // (rows, d)
+    }
+
+    fn apply(&self, linear: &Linear, input: &[f32], sink: Sink<'_>, scratch: &mut matmul::Scratch) {
+        let parts: Vec<&Matrix> = linear.parts.iter().collect();
+        matmul(self.compute, &parts, linear.bias.as_deref(), input, self.rows, sink, scratch);
     }
 }

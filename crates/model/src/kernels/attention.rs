@@ -1,5 +1,7 @@
 //! Causal attention of new rows against their sequences' caches.
 //!
+//! Several heads of queries may share a head of keys and values (Ainslie et al. 2023, arXiv 2305.13245).
+//!
 //! The canonical order of one row of one head: a score is one chain of fused multiply-adds over the head's dimensions;
 //! the greatest score is exact; the sum of the weights has its terms in lane = position mod 16, then the tree; each
 //! dimension of the output is one chain of fused multiply-adds over the positions, divided by the sum at the end.
@@ -12,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use self::unit::Attend;
 use super::buffer::Shared;
 use super::simd::LANES;
-use super::{Buffer, place};
+use super::{BLOCK, Buffer, place};
 use crate::compute::Compute;
 
 mod unit;
@@ -20,17 +22,20 @@ mod unit;
 /// Positions that a page of a cache holds.
 pub(crate) const PAGE: usize = 64;
 
-/// Rows of one sequence and head that one thread computes in one go.
-const UNIT_ROWS: usize = 64;
+/// Queries of one sequence and head of keys that one thread computes in one go, or all of a row if those are more.
+const UNIT_QUERIES: usize = 64;
 
-/// Rows that share the loads of keys and values.
+/// Queries that share the loads of keys and values.
 const ROWS_AT_ONCE: usize = 5;
 
 /// The parts of a cache's geometry that attention sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) layers: usize,
+    /// Heads of queries.
     pub(crate) heads: usize,
+    /// Heads of keys and values, a divisor of `heads`.
+    pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
 }
 
@@ -45,13 +50,35 @@ impl Shape {
         PAGE * (self.head_dim + self.padded())
     }
 
-    /// Elements of a page: (layers, heads, keys and values).
+    /// Elements of a page: (layers, heads of keys, keys and values).
     pub(crate) fn page_len(self) -> usize {
-        self.layers * self.heads * self.head_len()
+        self.layers * self.kv_heads * self.head_len()
     }
 
-    fn width(self) -> usize {
+    /// Elements of a row's queries.
+    pub(crate) fn width(self) -> usize {
         self.heads * self.head_dim
+    }
+
+    /// Elements of a row's keys, or of its values.
+    pub(crate) fn kv_width(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Heads of queries that share one of keys.
+    fn group(self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Where queries, keys and values begin in a row of projections: each part is padded to whole blocks.
+    pub(crate) fn parts(self) -> [usize; 3] {
+        let keys = self.width().next_multiple_of(BLOCK);
+        [0, keys, keys + self.kv_width().next_multiple_of(BLOCK)]
+    }
+
+    /// Elements of a row of projections.
+    pub(crate) fn projections(self) -> usize {
+        self.parts()[2] + self.kv_width().next_multiple_of(BLOCK)
     }
 }
 
@@ -63,9 +90,10 @@ struct Window<'a> {
     owner: PhantomData<&'a mut [Buffer]>,
 }
 
-/// What one thread does in one go.
+/// What one thread does in one go: some rows' queries to one head of keys.
 struct Unit {
     window: usize,
+    /// Among the heads of keys.
     head: usize,
     rows: Range<usize>,
 }
@@ -80,8 +108,8 @@ pub(crate) struct Attention<'a> {
     longest: usize,
 }
 
-/// The queries, keys and values of a layer's new rows, each row (3, heads, head_dim) in lane order, `stride` elements
-/// apart.
+/// The queries, keys and values of a layer's new rows, each part in lane order where [`Shape::parts`] says, rows `stride`
+/// elements apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Projections<'a> {
     pub(crate) rows: &'a [f32],
@@ -99,9 +127,9 @@ impl<'a> Attention<'a> {
         assert!(pages.iter().all(|page| page.len() >= self.shape.page_len()), "pages of this geometry");
         let window = self.windows.len();
         let first = self.rows;
-        for head in 0..self.shape.heads {
-            for row in (0..rows).step_by(UNIT_ROWS) {
-                self.units.push(Unit { window, head, rows: first + row..first + (row + UNIT_ROWS).min(rows) });
+        for head in 0..self.shape.kv_heads {
+            for row in (0..rows).step_by(self.unit_rows()) {
+                self.units.push(Unit { window, head, rows: first + row..first + (row + self.unit_rows()).min(rows) });
             }
         }
         let pages = pages.iter_mut().map(|page| Shared::new(page)).collect();
@@ -124,33 +152,37 @@ impl<'a> Attention<'a> {
         let width = self.shape.width();
         assert!(layer < self.shape.layers, "layer {layer} of {}", self.shape.layers);
         assert!(
-            projections.stride >= (3 * width).next_multiple_of(super::BLOCK)
-                && projections.rows.len() >= self.rows * projections.stride
+            projections.stride >= self.shape.projections() && projections.rows.len() >= self.rows * projections.stride
         );
-        assert!(stride >= width.next_multiple_of(super::BLOCK) && out.len() >= self.rows * stride);
+        assert!(stride >= width.next_multiple_of(BLOCK) && out.len() >= self.rows * stride);
         assert!(scratch.len() >= compute.threads(), "scratch for each thread");
 
         let path = compute.path();
         let job = Job { attention: self, layer, projections, out: Shared::new(out), stride };
         let pays = self.pays();
-        if self.windows.iter().any(|window| window.rows.len() > UNIT_ROWS) {
-            compute.pool().run(self.windows.len() * self.shape.heads, pays, &|chunk, _| {
-                let (window, head) = (chunk / self.shape.heads, chunk % self.shape.heads);
+        if self.windows.iter().any(|window| window.rows.len() > self.unit_rows()) {
+            compute.pool().run(self.windows.len() * self.shape.kv_heads, pays, &|chunk, _| {
+                let (window, head) = (chunk / self.shape.kv_heads, chunk % self.shape.kv_heads);
                 job.append(&self.windows[window], head);
             });
         }
         compute.pool().run(self.units.len(), pays, &|chunk, thread| {
             let unit = &self.units[chunk];
             let window = &self.windows[unit.window];
-            if window.rows.len() <= UNIT_ROWS {
+            if window.rows.len() <= self.unit_rows() {
                 job.append(window, unit.head);
             }
             let mut scratch = scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
             scratch.reserve(ROWS_AT_ONCE * (self.longest + 2 * self.shape.padded()));
-            // SAFETY: shapes were checked here and in `push`; a unit alone writes its rows and head, and the keys and
+            // SAFETY: shapes were checked here and in `push`; a unit alone writes its rows and heads, and the keys and
             // values that it reads were appended above, by itself or in the region before.
             unsafe { path.run(Attend { job: &job, unit, window, scratch: &mut scratch }) }
         });
+    }
+
+    /// Rows of a unit.
+    fn unit_rows(&self) -> usize {
+        (UNIT_QUERIES / self.shape.group()).max(1)
     }
 
     /// Whether the work is worth more than one thread.
@@ -172,7 +204,7 @@ impl Job<'_> {
     /// Where the keys of a head stand in each page.
     fn keys(&self, head: usize) -> usize {
         let shape = self.attention.shape;
-        (self.layer * shape.heads + head) * shape.head_len()
+        (self.layer * shape.kv_heads + head) * shape.head_len()
     }
 
     /// Where the values of a head stand in each page.
@@ -180,14 +212,13 @@ impl Job<'_> {
         self.keys(head) + PAGE * self.attention.shape.head_dim
     }
 
-    /// Writes the keys and values of a window's new rows for one head.
+    /// Writes the keys and values of a window's new rows for one head of them.
     fn append(&self, window: &Window<'_>, head: usize) {
         let shape = self.attention.shape;
         let (keys, values) = (self.keys(head), self.values(head));
+        let [_, key_part, value_part] = shape.parts();
         for (position, row) in (window.held..).zip(window.rows.clone()) {
             let projected = &self.projections.rows[row * self.projections.stride..][..self.projections.stride];
-            let key = shape.width() + head * shape.head_dim;
-            let value = 2 * shape.width() + head * shape.head_dim;
             let page = window.pages[position / PAGE];
             let slot = position % PAGE;
             for d in 0..shape.head_dim {
@@ -195,8 +226,8 @@ impl Job<'_> {
                 let value_at = page.at(values + slot * shape.padded() + d, 1);
                 // SAFETY: within a page of this geometry; one thread appends a window's head.
                 unsafe {
-                    *key_at = projected[place(key + d)];
-                    *value_at = projected[place(value + d)];
+                    *key_at = projected[key_part + place(head * shape.head_dim + d)];
+                    *value_at = projected[value_part + place(head * shape.head_dim + d)];
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! exp, erf and GELU in `+ − · ÷` and fma, each lane by itself: the same bits on every path.
+//! exp, erf, GELU and SiLU in `+ − · ÷` and fma, each lane by itself: the same bits on every path.
 
 use super::simd::Simd;
 
@@ -67,5 +67,36 @@ pub(super) unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
     unsafe {
         let half = S::mul(x, S::splat(0.5));
         S::fma(half, erf::<S>(S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2))), half)
+    }
+}
+
+/// x · σ(t) for a `t` of x's sign, σ the logistic function: for t < 0 that is x · e^t / (1 + e^t), else x / (1 + e^−t).
+#[inline(always)]
+unsafe fn weighted_by_logistic<S: Simd>(x: S::V, t: S::V) -> S::V {
+    // SAFETY: the caller enabled the path's features.
+    unsafe {
+        let zero = S::splat(0.0);
+        let e = exp::<S>(S::min(S::sub(zero, t), t));
+        // One of the two is 0; NaN stays NaN.
+        let above = S::max(zero, x);
+        let below = S::min(zero, x);
+        S::div(S::fma(below, e, above), S::add(S::splat(1.0), e))
+    }
+}
+
+/// SiLU, x · σ(x) (Elfwing, Uchibe, Doya 2017, arXiv 1702.03118).
+#[inline(always)]
+pub(super) unsafe fn silu<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller enabled the path's features.
+    unsafe { weighted_by_logistic::<S>(x, x) }
+}
+
+/// GELU by its tanh approximation, ½x · (1 + tanh(√(2/π) · (x + 0.044715 x³))), as GPT-2 has it; ½(1 + tanh u) = σ(2u).
+#[inline(always)]
+pub(super) unsafe fn gelu_tanh<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller enabled the path's features.
+    unsafe {
+        let cubic = S::fma(S::mul(S::mul(x, x), S::splat(0.044_715)), x, x);
+        weighted_by_logistic::<S>(x, S::mul(cubic, S::splat(1.595_769)))
     }
 }

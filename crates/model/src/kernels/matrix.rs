@@ -10,7 +10,7 @@ use super::{LEAD, place};
 /// A format whose weights stand alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FloatType {
-    Bf16,
+    BF16,
     F16,
     F32,
 }
@@ -19,16 +19,16 @@ impl FloatType {
     /// Its usual name.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            FloatType::Bf16 => "bf16",
+            FloatType::BF16 => "bf16",
             FloatType::F16 => "f16",
             FloatType::F32 => "f32",
         }
     }
 
     /// Bytes of a weight.
-    pub(crate) fn bytes(self) -> usize {
+    pub(crate) fn size(self) -> usize {
         match self {
-            FloatType::Bf16 | FloatType::F16 => 2,
+            FloatType::BF16 | FloatType::F16 => 2,
             FloatType::F32 => 4,
         }
     }
@@ -36,17 +36,33 @@ impl FloatType {
     /// A weight, exactly; `stored` is little-endian.
     pub(crate) fn value(self, stored: &[u8]) -> f32 {
         match self {
-            FloatType::Bf16 => bf16::from_le_bytes([stored[0], stored[1]]).to_f32(),
+            FloatType::BF16 => bf16::from_le_bytes([stored[0], stored[1]]).to_f32(),
             FloatType::F16 => f16::from_le_bytes([stored[0], stored[1]]).to_f32(),
             FloatType::F32 => f32::from_le_bytes([stored[0], stored[1], stored[2], stored[3]]),
         }
+    }
+
+    /// Where the first element of `raw` is that is infinite or not a number.
+    pub(crate) fn first_not_finite(self, raw: &[u8]) -> Option<usize> {
+        // All ones in the exponent.
+        let (high, mask) = match self {
+            FloatType::BF16 | FloatType::F32 => (0x7f, 0x80),
+            FloatType::F16 => (0x7c, 0),
+        };
+        let size = self.size();
+        raw.chunks_exact(size).position(|b| b[size - 1] & high == high && b[size - 2] & mask == mask)
+    }
+
+    /// Weights, exactly; `raw` is little-endian.
+    pub(crate) fn widen(self, raw: &[u8]) -> Vec<f32> {
+        raw.chunks_exact(self.size()).map(|stored| self.value(stored)).collect()
     }
 
     /// Where element `i` of a row is kept. The even and odd ones of bf16 are told apart in a register, since two share a
     /// 32-bit word; those of the others stand in lane order.
     fn position(self, i: usize) -> usize {
         match self {
-            FloatType::Bf16 => i,
+            FloatType::BF16 => i,
             FloatType::F16 | FloatType::F32 => place(i),
         }
     }
@@ -91,7 +107,7 @@ impl Matrix {
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> u64 {
         match self {
-            Matrix::Float(float) => (float.outputs * float.stride * float.kind.bytes()) as u64,
+            Matrix::Float(float) => (float.outputs * float.stride * float.kind.size()) as u64,
             Matrix::Quantised(packed) => packed.len() as u64,
         }
     }
@@ -125,12 +141,12 @@ pub(crate) struct Float {
 
 impl Float {
     fn new(kind: FloatType, raw: &[u8], outputs: usize, inputs: usize) -> Float {
-        let (size, stride) = (kind.bytes(), inputs.next_multiple_of(BLOCK));
+        let (size, stride) = (kind.size(), inputs.next_multiple_of(BLOCK));
         assert!(inputs > 0 && raw.len() == outputs * inputs * size, "{outputs} rows of {inputs}");
         let mut bytes = Bytes::zeroed(LEAD + outputs * stride * size);
         let rows = bytes[LEAD..].chunks_exact_mut(stride * size);
         for (to, from) in rows.zip(raw.chunks_exact(inputs * size)) {
-            if kind == FloatType::Bf16 && cfg!(target_endian = "little") {
+            if kind == FloatType::BF16 && cfg!(target_endian = "little") {
                 to[..from.len()].copy_from_slice(from);
                 continue;
             }
@@ -160,7 +176,7 @@ impl Float {
     }
 
     fn row(&self, output: usize, out: &mut [f32]) {
-        let size = self.kind.bytes();
+        let size = self.kind.size();
         let row = &self.bytes[LEAD + output * self.stride * size..][..self.stride * size];
         for i in 0..self.stride {
             let mut stored = [0; 4];

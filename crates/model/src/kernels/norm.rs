@@ -1,38 +1,67 @@
-//! LayerNorm.
+//! LayerNorm and RMSNorm.
 
 use super::Buffer;
 use super::buffer::Shared;
-use super::isa::Kernel;
+use super::isa::{Kernel, Path};
 use super::simd::{BLOCK, LANES, Simd, tree};
 use crate::compute::Compute;
-
-const EPSILON: f32 = 1e-5;
 
 /// Rows that one thread normalises in one go.
 const CHUNK_ROWS: usize = 16;
 
-/// LayerNorm over `width` elements (Ba, Kiros, Hinton 2016, arXiv 1607.06450), for rows in lane order that are padded
-/// with zeros to whole blocks.
+/// LayerNorm (Ba, Kiros, Hinton 2016, arXiv 1607.06450) or RMSNorm (Zhang, Sennrich 2019, arXiv 1910.07467) over `width`
+/// elements, for rows in lane order that are padded with zeros to whole blocks.
 pub(crate) struct Norm {
     width: usize,
+    epsilon: f32,
+    /// Whether the mean is taken away first.
+    centred: bool,
     /// Scale, bias, and 1 where a row has an element and 0 in its padding: three runs of the padded width.
     vectors: Buffer,
 }
 
 impl Norm {
-    /// `scale` and `bias`: (width), natural order.
-    pub(crate) fn new(scale: &[f32], bias: &[f32]) -> Norm {
+    /// LayerNorm; `scale` and `bias`: (width), natural order.
+    pub(crate) fn layer(scale: &[f32], bias: &[f32], epsilon: f32) -> Norm {
         assert_eq!(scale.len(), bias.len(), "a bias for each scale");
+        let mut norm = Norm::rms(scale, epsilon);
+        let padded = norm.padded();
+        norm.centred = true;
+        for (i, bias) in bias.iter().enumerate() {
+            norm.vectors[padded + super::place(i)] = *bias;
+        }
+        norm
+    }
+
+    /// RMSNorm, which has neither mean nor bias; `scale`: (width), natural order.
+    pub(crate) fn rms(scale: &[f32], epsilon: f32) -> Norm {
         let width = scale.len();
         let padded = width.next_multiple_of(BLOCK);
         let mut vectors = Buffer::zeroed(3 * padded);
-        for i in 0..width {
+        for (i, scale) in scale.iter().enumerate() {
             let at = super::place(i);
-            vectors[at] = scale[i];
-            vectors[padded + at] = bias[i];
+            vectors[at] = *scale;
             vectors[2 * padded + at] = 1.0;
         }
-        Norm { width, vectors }
+        Norm { width, epsilon, centred: false, vectors }
+    }
+
+    /// Elements of a row, padding included.
+    pub(crate) fn padded(&self) -> usize {
+        self.width.next_multiple_of(BLOCK)
+    }
+
+    /// Numbers that it was made of.
+    pub(crate) fn parameters(&self) -> usize {
+        self.width * (1 + usize::from(self.centred))
+    }
+
+    /// Normalises one row into another, both of the padded width.
+    #[inline]
+    pub(super) fn apply(&self, path: Path, row: &[f32], out: &mut [f32]) {
+        assert!(row.len() == self.padded() && out.len() == self.padded(), "rows of {}", self.padded());
+        // SAFETY: the slices are of one length, whole blocks long; `out` is borrowed for this alone.
+        unsafe { path.run(Apply { norm: self, row, out: out.as_mut_ptr() }) }
     }
 
     /// Normalises `rows` rows; row r of `out` comes from row `source(r)` of `x`. Both hold rows of the padded width, one
@@ -45,11 +74,8 @@ impl Norm {
         rows: usize,
         source: impl Fn(usize) -> usize + Sync,
     ) {
-        let padded = self.width.next_multiple_of(BLOCK);
+        let padded = self.padded();
         assert!(out.len() >= rows * padded, "room for {rows} rows of {padded}");
-        let (scale, rest) = self.vectors.split_at(padded);
-        let (bias, present) = rest.split_at(padded);
-        let present = &present[..padded];
         let out = Shared::new(out);
         let path = compute.path();
         compute.pool().run(rows.div_ceil(CHUNK_ROWS), true, &|chunk, _| {
@@ -57,20 +83,17 @@ impl Norm {
                 let from = &x[source(row) * padded..][..padded];
                 let to = out.at(row * padded, padded);
                 // SAFETY: the slices are of one length, whole blocks long; a chunk alone writes its rows.
-                unsafe { path.run(Apply { width: self.width as f32, row: from, out: to, scale, bias, present }) }
+                unsafe { path.run(Apply { norm: self, row: from, out: to }) }
             }
         });
     }
 }
 
-/// Asks that all slices have the same length, a multiple of [`BLOCK`], and that `out` is as long and nobody else's.
+/// Asks that `row` has the norm's padded width, and that `out` is as long and nobody else's.
 struct Apply<'a> {
-    width: f32,
+    norm: &'a Norm,
     row: &'a [f32],
     out: *mut f32,
-    scale: &'a [f32],
-    bias: &'a [f32],
-    present: &'a [f32],
 }
 
 impl Kernel for Apply<'_> {
@@ -78,30 +101,35 @@ impl Kernel for Apply<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: every access is at a multiple of WIDTH below the common length.
+        // SAFETY: every access is at a multiple of WIDTH below the padded width.
         unsafe {
-            let steps = self.row.len() / S::WIDTH;
-            let mut sums = Sums::<S>::new();
-            for i in 0..steps {
-                sums.add(i, S::load(self.row.as_ptr().add(i * S::WIDTH)));
+            let Norm { width, epsilon, centred, vectors } = self.norm;
+            let (width, padded) = (*width as f32, self.row.len());
+            let scale = vectors.as_ptr();
+            let (bias, present) = (scale.add(padded), scale.add(2 * padded));
+            let steps = padded / S::WIDTH;
+            let mut mean = S::splat(0.0);
+            if *centred {
+                let mut sums = Sums::<S>::new();
+                for i in 0..steps {
+                    sums.add(i, S::load(self.row.as_ptr().add(i * S::WIDTH)));
+                }
+                mean = S::splat(sums.total() / width);
             }
-            let mean = S::splat(sums.total() / self.width);
 
             let mut squares = Sums::<S>::new();
             for i in 0..steps {
                 let at = i * S::WIDTH;
-                let present = S::load(self.present.as_ptr().add(at));
-                let centred = S::sub(S::load(self.row.as_ptr().add(at)), S::mul(mean, present));
-                squares.fma(i, centred);
-                S::store(self.out.add(at), centred);
+                let from_mean = S::sub(S::load(self.row.as_ptr().add(at)), S::mul(mean, S::load(present.add(at))));
+                squares.fma(i, from_mean);
+                S::store(self.out.add(at), from_mean);
             }
-            let inverse = S::splat(1.0 / (squares.total() / self.width + EPSILON).sqrt());
+            let inverse = S::splat(1.0 / (squares.total() / width + epsilon).sqrt());
 
             for i in 0..steps {
                 let at = i * S::WIDTH;
                 let unit = S::mul(S::load(self.out.add(at)), inverse);
-                let scaled = S::fma(unit, S::load(self.scale.as_ptr().add(at)), S::load(self.bias.as_ptr().add(at)));
-                S::store(self.out.add(at), scaled);
+                S::store(self.out.add(at), S::fma(unit, S::load(scale.add(at)), S::load(bias.add(at))));
             }
         }
     }

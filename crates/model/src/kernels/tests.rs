@@ -32,7 +32,7 @@ fn numbers(seed: u64, len: usize) -> Vec<f32> {
 /// The bytes of weights near `values` in a format.
 fn stored(kind: FloatType, values: &[f32]) -> Vec<u8> {
     let stored = |value: &f32| match kind {
-        FloatType::Bf16 => bf16::from_f32(*value).to_le_bytes().to_vec(),
+        FloatType::BF16 => bf16::from_f32(*value).to_le_bytes().to_vec(),
         FloatType::F16 => f16::from_f32(*value).to_le_bytes().to_vec(),
         FloatType::F32 => value.to_le_bytes().to_vec(),
     };
@@ -70,7 +70,7 @@ impl Case {
         let mut lanes = [0.0_f32; LANES];
         for i in 0..self.inputs {
             let lane = i % BLOCK / 2;
-            let size = self.kind.bytes();
+            let size = self.kind.size();
             let weight = self.kind.value(&self.weights[(output * self.inputs + i) * size..][..size]);
             lanes[lane] = weight.mul_add(self.activations[row * self.inputs + i], lanes[lane]);
         }
@@ -98,7 +98,7 @@ impl Case {
     }
 }
 
-const KINDS: [FloatType; 3] = [FloatType::Bf16, FloatType::F16, FloatType::F32];
+const KINDS: [FloatType; 3] = [FloatType::BF16, FloatType::F16, FloatType::F32];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
@@ -248,7 +248,7 @@ proptest! {
         let (scale, bias) = (numbers(seed + 1, width), numbers(seed + 2, width));
         let placed: Vec<f32> = x.chunks_exact(width).flat_map(in_lane_order).collect();
         let padded = width.next_multiple_of(BLOCK);
-        let norm = Norm::new(&scale, &bias);
+        let norm = Norm::layer(&scale, &bias, 1e-5);
         let on = |isa, threads| {
             let mut out = vec![f32::NAN; rows * padded];
             norm.apply_rows(&compute(isa, threads), &placed, &mut out, rows, |row| row);
@@ -276,7 +276,7 @@ proptest! {
     #[test]
     fn sinks_put_results_in_lane_order(rows in 1_usize..20, inputs in 1_usize..80, outputs in 1_usize..100,
                                        threads in 1_usize..=4, seed in 0_u64..1000) {
-        let case = Case::new(FloatType::Bf16, rows, inputs, outputs, seed);
+        let case = Case::new(FloatType::BF16, rows, inputs, outputs, seed);
         for isa in Isa::available() {
             let compute = compute(isa, threads);
             let plain = case.run(&compute, 0..rows);

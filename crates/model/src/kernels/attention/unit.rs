@@ -1,4 +1,6 @@
-//! What one thread does at a time: the attention of some rows of one sequence and head.
+//! What one thread does at a time: the attention of some rows of one sequence to one head of keys.
+//!
+//! The queries that share those keys are counted row by row, within a row head by head.
 
 use std::ops::Range;
 
@@ -21,19 +23,19 @@ impl Kernel for Attend<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(mut self) {
-        let rows = self.unit.rows.clone();
-        let groups = rows.len().div_ceil(ROWS_AT_ONCE);
-        for group in 0..groups {
-            let row = |group| rows.start + rows.len() * group / groups;
-            let first = row(group);
-            // SAFETY: these rows are the unit's.
+        let queries = self.unit.rows.len() * self.job.attention.shape.group();
+        let tiles = queries.div_ceil(ROWS_AT_ONCE);
+        for tile in 0..tiles {
+            let query = |tile| queries * tile / tiles;
+            let first = query(tile);
+            // SAFETY: these queries are the unit's.
             unsafe {
-                match row(group + 1) - first {
-                    1 => self.group::<S, 1>(first),
-                    2 => self.group::<S, 2>(first),
-                    3 => self.group::<S, 3>(first),
-                    4 => self.group::<S, 4>(first),
-                    _ => self.group::<S, 5>(first),
+                match query(tile + 1) - first {
+                    1 => self.tile::<S, 1>(first),
+                    2 => self.tile::<S, 2>(first),
+                    3 => self.tile::<S, 3>(first),
+                    4 => self.tile::<S, 4>(first),
+                    _ => self.tile::<S, 5>(first),
                 }
             }
         }
@@ -41,27 +43,37 @@ impl Kernel for Attend<'_> {
 }
 
 impl Attend<'_> {
-    /// `R` neighbouring rows from `first`: scores, weights, values.
+    /// The row of a query, and its head.
     #[inline(always)]
-    unsafe fn group<S: Simd, const R: usize>(&mut self, first: usize) {
+    fn place_of(&self, query: usize) -> (usize, usize) {
+        let group = self.job.attention.shape.group();
+        (self.unit.rows.start + query / group, self.unit.head * group + query % group)
+    }
+
+    /// `R` neighbouring queries from `first`: scores, weights, values.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize>(&mut self, first: usize) {
         let shape = self.job.attention.shape;
         let stride = self.job.attention.longest;
-        // The first row of the group sees this many positions; each later one sees one more.
-        let seen = self.window.held + (first - self.window.rows.start) + 1;
+        // Positions that each query sees: those held, and the new ones up to its own row. Later ones see no fewer.
+        let mut seen = [0; R];
+        for r in 0..R {
+            seen[r] = self.window.held + (self.place_of(first + r).0 - self.window.rows.start) + 1;
+        }
         // SAFETY: the scratch has ROWS_AT_ONCE rows of `longest` weights and of a head's padded dimensions.
         unsafe {
             self.gather_queries::<R>(first); // scratch: (R, head_dim) behind the sums
-            // Keys share registers with the rows that they meet.
+            // Keys share registers with the queries that they meet.
             match (R, S::PARTS) {
-                (1, _) | (_, 1) => self.scores::<S, R, 4>(seen + R - 1),
-                (2, _) => self.scores::<S, R, 2>(seen + R - 1),
-                _ => self.scores::<S, R, 1>(seen + R - 1),
+                (1, _) | (_, 1) => self.scores::<S, R, 4>(seen[R - 1]),
+                (2, _) => self.scores::<S, R, 2>(seen[R - 1]),
+                _ => self.scores::<S, R, 1>(seen[R - 1]),
             } // scratch: (R, seen)
 
             let scale = 1.0 / (shape.head_dim as f32).sqrt();
             let mut sums = [0.0; R];
             for r in 0..R {
-                sums[r] = softmax::<S>(&mut self.scratch[r * stride..][..stride], seen + r, scale);
+                sums[r] = softmax::<S>(&mut self.scratch[r * stride..][..stride], seen[r], scale);
             } // scratch: (R, seen), weights before the division
 
             self.values::<S, R>(seen); // scratch: (R, head_dim) after the weights
@@ -71,21 +83,22 @@ impl Attend<'_> {
         }
     }
 
-    /// Copies the rows' queries, natural order, into the last part of the scratch.
+    /// Copies queries, natural order, into the last part of the scratch.
     #[inline(always)]
     unsafe fn gather_queries<const R: usize>(&mut self, first: usize) {
         let shape = self.job.attention.shape;
         let Projections { rows, stride } = self.job.projections;
         for r in 0..R {
-            let row = &rows[(first + r) * stride..][..stride];
+            let (row, head) = self.place_of(first + r);
+            let row = &rows[row * stride..][..stride];
             for d in 0..shape.head_dim {
                 // SAFETY: the scratch has room for these behind the sums.
-                unsafe { *self.query(r).add(d) = row[place(self.unit.head * shape.head_dim + d)] }
+                unsafe { *self.query(r).add(d) = row[place(head * shape.head_dim + d)] }
             }
         }
     }
 
-    /// The scores of `R` rows, `G` groups of 16 positions at a time, into the scratch. Positions that a row does not
+    /// The scores of `R` queries, `G` groups of 16 positions at a time, into the scratch. Positions that a query does not
     /// see get scores of no meaning.
     #[inline(always)]
     unsafe fn scores<S: Simd, const R: usize, const G: usize>(&mut self, longest: usize) {
@@ -141,15 +154,16 @@ impl Attend<'_> {
 
     /// The weighted sums of the values, undivided, into the part of the scratch behind the weights: (R, padded head_dim).
     #[inline(always)]
-    unsafe fn values<S: Simd, const R: usize>(&mut self, seen: usize) {
+    unsafe fn values<S: Simd, const R: usize>(&mut self, seen: [usize; R]) {
+        let all = seen[0];
         let vectors = self.job.attention.shape.padded() / S::WIDTH;
-        // SAFETY: the vectors are those of a head's padded row; positions are those that the rows see.
+        // SAFETY: the vectors are those of a head's padded row; positions are those that the queries see.
         unsafe {
-            for start in (0..seen).step_by(PAGE) {
-                let positions = start..(start + PAGE).min(seen);
+            for start in (0..all).step_by(PAGE) {
+                let positions = start..(start + PAGE).min(all);
                 let mut vector = 0;
                 while vector < vectors {
-                    // Values share registers with the rows' sums.
+                    // Values share registers with the queries' sums.
                     vector += match (R, S::PARTS, vectors - vector) {
                         (1, 2, 8..) => self.values_tile::<S, R, 8>(positions.clone(), vector),
                         (1 | 2, 2, 4..) | (_, 1, 4..) => self.values_tile::<S, R, 4>(positions.clone(), vector),
@@ -158,9 +172,9 @@ impl Attend<'_> {
                     };
                 }
             }
-            // What later rows of the group see beyond the first: exactly that, so that no row's value meets another's 0.
+            // What later queries see beyond the first: exactly that, so that no row's value meets another's 0.
             for r in 1..R {
-                for position in seen..seen + r {
+                for position in all..seen[r] {
                     for vector in 0..vectors {
                         self.add_value::<S>(r, position, vector);
                     }
@@ -169,7 +183,7 @@ impl Attend<'_> {
         }
     }
 
-    /// Adds the values of some positions of one page to `C` vectors from `vector` on of `R` rows' sums. Returns `C`.
+    /// Adds the values of some positions of one page to `C` vectors from `vector` on of `R` queries' sums. Returns `C`.
     #[inline(always)]
     unsafe fn values_tile<S: Simd, const R: usize, const C: usize>(
         &mut self,
@@ -219,7 +233,7 @@ impl Attend<'_> {
         C
     }
 
-    /// Adds one position's value to one vector of a row's sums.
+    /// Adds one position's value to one vector of a query's sums.
     #[inline(always)]
     unsafe fn add_value<S: Simd>(&mut self, r: usize, position: usize, vector: usize) {
         let padded = self.job.attention.shape.padded();
@@ -233,14 +247,14 @@ impl Attend<'_> {
         }
     }
 
-    /// The query of the `r`-th row of the group.
+    /// The `r`-th query of the tile.
     #[inline(always)]
     unsafe fn query(&mut self, r: usize) -> *mut f32 {
         // SAFETY: the scratch has room for these behind the sums.
         unsafe { self.sums(ROWS_AT_ONCE + r) }
     }
 
-    /// The sums of the `r`-th row of the group.
+    /// The sums of the `r`-th query of the tile.
     #[inline(always)]
     unsafe fn sums(&mut self, r: usize) -> *mut f32 {
         let attention = self.job.attention;
@@ -248,13 +262,14 @@ impl Attend<'_> {
         unsafe { self.scratch.as_mut_ptr().add(ROWS_AT_ONCE * attention.longest + r * attention.shape.padded()) }
     }
 
-    /// Divides a row's sums and writes them to the output, in lane order, without the padding.
+    /// Divides a query's sums and writes them to the output, in lane order, without the padding.
     #[inline(always)]
-    unsafe fn finish(&mut self, row: usize, r: usize, weights: f32) {
+    unsafe fn finish(&mut self, query: usize, r: usize, weights: f32) {
         let job = self.job;
+        let (row, head) = self.place_of(query);
         let shape = job.attention.shape;
         for d in 0..shape.head_dim {
-            let to = job.out.at(row * job.stride + place(self.unit.head * shape.head_dim + d), 1);
+            let to = job.out.at(row * job.stride + place(head * shape.head_dim + d), 1);
             // SAFETY: within the row's stride, and this unit's alone.
             unsafe { *to = *self.sums(r).add(d) / weights }
         }

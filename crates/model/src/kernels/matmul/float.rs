@@ -83,7 +83,7 @@ impl Kernel for Chunk<'_> {
         // SAFETY: by the chunk's own conditions.
         unsafe {
             match self.weights.kind() {
-                FloatType::Bf16 => self.all::<S, Bf16>(),
+                FloatType::BF16 => self.all::<S, Bf16>(),
                 FloatType::F16 => self.all::<S, F16>(),
                 FloatType::F32 => self.all::<S, F32>(),
             }

@@ -13,6 +13,7 @@
 //! - [`DraftSession`], [`TargetSession`]: what continues a session, and its cache's life
 //! - [`Description`], [`Geometry`]: what a model says about itself
 //! - `kernels`: matmul, attention, LayerNorm, GELU in one canonical order
+//! - `hub`: models from the Hugging Face hub
 //! - `roofs`: what the machine could do at best
 
 mod cache;
@@ -22,6 +23,7 @@ mod decoder;
 mod description;
 mod error;
 mod geometry;
+mod hub;
 mod kernels;
 mod load;
 mod roofs;
@@ -37,6 +39,7 @@ pub use decoder::{Decoder, Forward, Rows};
 pub use description::Description;
 pub use error::{Error, LoadError, UnavailableIsa};
 pub use geometry::Geometry;
+pub use hub::HubError;
 pub use kernels::Isa;
 pub use session::{
     AnswerError, DraftSession, Drafting, Limits, Open, OpenError, Plan, Propose, Reason, Refusal, TargetSession,

@@ -13,7 +13,7 @@ use half::slice::HalfFloatSliceExt;
 use sha2::{Digest, Sha256};
 
 use crate::description::hex;
-use crate::{Geometry, LoadError, Source};
+use crate::{Geometry, LoadError, Source, hub};
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +45,11 @@ impl Checkpoint {
                 let name = model.to_string();
                 let geometry = Geometry::from_json(&name, json)?;
                 Checkpoint::check(name.clone(), name, geometry, Cow::Borrowed(bytes))
+            }
+            Source::Hub { repo, file } => {
+                let mut shown = hub::Shown::new();
+                let path = hub::fetch(repo, file.as_deref(), &mut |file, done, total| shown.update(file, done, total))?;
+                Checkpoint::open(&Source::File(path))
             }
             Source::File(path) => {
                 if path.extension().is_none_or(|extension| extension != "safetensors") {

@@ -20,6 +20,11 @@ bench:
 bench-forward:
     cargo bench -p model --bench forward
 
+# Beside llama.cpp: LLAMA_SERVER=path TARGET=x.gguf DRAFT=y.gguf just peer
+peer *ARGS:
+    cargo build --release --bins
+    python3 tests/peer.py {{ARGS}}
+
 # Draft, target and coordinator as three processes on this machine
 local:
     deploy/local.sh

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use speculative::TokenId;
 
-use crate::Isa;
+use crate::{HubError, Isa};
 
 /// Why a forward was refused. Nothing has changed then, in no cache of the batch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +65,9 @@ pub enum Error {
 /// Why a model was not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// A model of the hub is not here.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// A file could not be read.
     #[error("{}: {error}", path.display())]
     Io {

@@ -15,6 +15,7 @@
 //! - [`Text`]: where a model's tokenizer comes from
 //! - `kernels`: matmul, attention, norms, rotations, activations in one canonical order
 //! - `load`, `weights`: files, and the weights that are taken over from them
+//! - `hub`: models from the Hugging Face hub
 //! - `roofs`: what the machine could do at best
 
 mod cache;
@@ -24,6 +25,7 @@ mod decoder;
 mod description;
 mod error;
 mod geometry;
+mod hub;
 mod kernels;
 mod load;
 mod roofs;
@@ -39,6 +41,7 @@ pub use decoder::{Decoder, Forward, Rows};
 pub use description::Description;
 pub use error::{Error, LoadError, UnavailableIsa};
 pub use geometry::{Biases, Geometry, Mlp, Normalisation, Positions, Rotary, Scaling};
+pub use hub::HubError;
 pub use kernels::Isa;
 pub use load::{Text, TokenizerFiles};
 pub use session::{

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::geometry::{Geometry, nanogpt};
 use crate::weights::{Names, Parameters};
-use crate::{LoadError, Source};
+use crate::{LoadError, Source, hub};
 
 mod bytes;
 mod folder;
@@ -49,6 +49,11 @@ impl Checkpoint {
             Source::Embedded(model) => {
                 let (json, weights) = model.files();
                 Checkpoint::nanogpt(model.to_string(), model.to_string(), json, weights.into())
+            }
+            Source::Hub { repo, file } => {
+                let mut shown = hub::Shown::new();
+                let path = hub::fetch(repo, file.as_deref(), &mut |file, done, total| shown.update(file, done, total))?;
+                Checkpoint::open(&Source::File(path))
             }
             Source::File(path) if path.is_dir() => folder::open(path),
             Source::File(path) => match path.extension().and_then(|extension| extension.to_str()) {

@@ -5,6 +5,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::HubError;
+use crate::hub;
+
 /// A model of the pair that every binary carries: characters, trained on TinyShakespeare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EmbeddedModel {
@@ -45,6 +48,26 @@ pub enum Source {
     Embedded(EmbeddedModel),
     /// A file or a folder.
     File(PathBuf),
+    /// A model of the Hugging Face hub, `hf:OWNER/NAME[:FILE]`.
+    Hub {
+        /// `OWNER/NAME`.
+        repo: String,
+        /// A .gguf file of it; a folder of safetensors, or its only .gguf file, where there is none.
+        file: Option<String>,
+    },
+}
+
+impl Source {
+    /// Checks the words of a hub's model. A file is looked for when it is loaded.
+    ///
+    /// # Errors
+    /// A repository or file that the hub has no such names as.
+    pub fn check(&self) -> Result<(), HubError> {
+        match self {
+            Source::Hub { repo, file } => hub::check(repo, file.as_deref()),
+            Source::Embedded(_) | Source::File(_) => Ok(()),
+        }
+    }
 }
 
 impl FromStr for Source {
@@ -54,7 +77,13 @@ impl FromStr for Source {
         Ok(match text {
             "embedded:target" => Source::Embedded(EmbeddedModel::Target),
             "embedded:draft" => Source::Embedded(EmbeddedModel::Draft),
-            path => Source::File(path.into()),
+            text => match text.strip_prefix("hf:") {
+                Some(name) => {
+                    let (repo, file) = name.split_once(':').map_or((name, None), |(repo, file)| (repo, Some(file)));
+                    Source::Hub { repo: repo.to_owned(), file: file.map(str::to_owned) }
+                }
+                None => Source::File(text.into()),
+            },
         })
     }
 }
@@ -64,6 +93,8 @@ impl fmt::Display for Source {
         match self {
             Source::Embedded(model) => model.fmt(f),
             Source::File(path) => path.display().fmt(f),
+            Source::Hub { repo, file: None } => write!(f, "hf:{repo}"),
+            Source::Hub { repo, file: Some(file) } => write!(f, "hf:{repo}:{file}"),
         }
     }
 }

@@ -60,11 +60,12 @@ impl Config {
 /// # Errors
 /// No name, or one of an embedded model that there is not. A file is looked for when it is loaded.
 pub fn source(text: &str) -> Result<Source, String> {
-    match text.parse() {
+    match text.parse::<Source>() {
         Ok(Source::File(_)) if text.is_empty() || text.starts_with("embedded:") => {
-            Err("allowed: embedded:target, embedded:draft, or the path of a .safetensors file".to_owned())
+            Err("allowed: embedded:target, embedded:draft, hf:OWNER/NAME[:FILE], or the path of a .safetensors file"
+                .to_owned())
         }
-        Ok(source) => Ok(source),
+        Ok(source) => source.check().map(|()| source).map_err(|error| error.to_string()),
     }
 }
 

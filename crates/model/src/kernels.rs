@@ -26,7 +26,7 @@ mod x86;
 pub(crate) use buffer::Buffer;
 pub use isa::Isa;
 pub(crate) use isa::Path;
-pub(crate) use matrix::{FloatType, Matrix};
+pub(crate) use matrix::{FloatType, Format, Matrix};
 pub(crate) use norm::Norm;
 pub(crate) use simd::BLOCK;
 

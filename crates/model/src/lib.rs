@@ -40,7 +40,7 @@ pub use description::Description;
 pub use error::{Error, LoadError, UnavailableIsa};
 pub use geometry::{Biases, Geometry, Mlp, Normalisation, Positions, Rotary, Scaling};
 pub use kernels::Isa;
-pub use load::{Text, TokenizerFiles};
+pub use load::{Text, TokenizerFiles, Vocabulary};
 pub use session::{
     AnswerError, DraftSession, Drafting, Limits, Open, OpenError, Plan, Propose, Reason, Refusal, TargetSession,
     Verify, Verifying,

@@ -1,5 +1,9 @@
 //! A matrix of weights as the kernels want it.
 
+use std::borrow::Cow;
+
+use candle_core::Device;
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use half::{bf16, f16};
 
 use super::{BLOCK, LEAD, Weights, place, widen};
@@ -49,6 +53,17 @@ impl FloatType {
     }
 }
 
+/// A block format of GGUF that is computed with as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Q8_0,
+    Q4_0,
+    Q5_0,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
 /// A matrix (outputs, inputs) in bf16, its rows padded with zeros to whole blocks.
 pub(crate) struct Matrix {
     /// Begins at a cache line from `start` on: `LEAD` elements, then the rows.
@@ -73,6 +88,31 @@ impl Matrix {
             }
         }
         Matrix { values, start, outputs, inputs }
+    }
+
+    /// `raw`: rows of GGUF blocks.
+    pub(crate) fn quantised(format: Format, raw: &[u8], outputs: usize, inputs: usize) -> Result<Matrix, String> {
+        let dtype = match format {
+            Format::Q8_0 => GgmlDType::Q8_0,
+            Format::Q4_0 => GgmlDType::Q4_0,
+            Format::Q5_0 => GgmlDType::Q5_0,
+            Format::Q4K => GgmlDType::Q4K,
+            Format::Q5K => GgmlDType::Q5K,
+            Format::Q6K => GgmlDType::Q6K,
+        };
+        let row = inputs / dtype.block_size() * dtype.type_size();
+        let mut halves = Vec::with_capacity(2 * outputs * inputs);
+        for rows in raw.chunks(row * 64) {
+            let values = QStorage::from_data(Cow::Borrowed(rows), &Device::Cpu, dtype)
+                .and_then(|storage| QTensor::new(storage, (rows.len() / row, inputs)))
+                .and_then(|tensor| tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>())
+                .map_err(|error| error.to_string())?;
+            if values.iter().any(|value| !value.is_finite()) {
+                return Err("not finite".to_owned());
+            }
+            halves.extend(values.into_iter().flat_map(|value| bf16::from_f32(value).to_le_bytes()));
+        }
+        Ok(Matrix::float(FloatType::BF16, &halves, outputs, inputs))
     }
 
     pub(crate) fn outputs(&self) -> usize {

@@ -78,7 +78,7 @@ pub enum LoadError {
         error: std::io::Error,
     },
     /// A path that no model has.
-    #[error("{}: a model is a folder with a config.json, or a .safetensors file with a .json file beside it", path.display())]
+    #[error("{}: a model is a .gguf file, a folder with a config.json, or a .safetensors file with a .json file beside it", path.display())]
     Name {
         /// The path.
         path: PathBuf,

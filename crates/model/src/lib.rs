@@ -43,7 +43,7 @@ pub use error::{Error, LoadError, UnavailableIsa};
 pub use geometry::{Biases, Geometry, Mlp, Normalisation, Positions, Rotary, Scaling};
 pub use hub::HubError;
 pub use kernels::Isa;
-pub use load::{Text, TokenizerFiles};
+pub use load::{Text, TokenizerFiles, Vocabulary};
 pub use session::{
     AnswerError, DraftSession, Drafting, Limits, Open, OpenError, Plan, Propose, Reason, Refusal, TargetSession,
     Verify, Verifying,

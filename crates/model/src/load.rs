@@ -10,7 +10,9 @@ use crate::weights::{Names, Parameters};
 use crate::{LoadError, Source, hub};
 
 mod bytes;
+mod convert;
 mod folder;
+mod gguf;
 mod safetensors;
 mod stored;
 #[cfg(test)]
@@ -18,6 +20,7 @@ mod tests;
 mod text;
 
 use self::bytes::Bytes;
+pub use self::gguf::Vocabulary;
 use self::stored::Stored;
 pub use self::text::{Text, TokenizerFiles};
 
@@ -64,6 +67,7 @@ impl Checkpoint {
                     nanogpt::geometry(&geometry.display().to_string(), &json)?;
                     Checkpoint::nanogpt(stem(path), path.display().to_string(), &json, Bytes::map(path)?)
                 }
+                Some("gguf") => gguf::open(path),
                 _ => Err(LoadError::Name { path: path.clone() }),
             },
         }

@@ -40,8 +40,8 @@ impl fmt::Display for EmbeddedModel {
     }
 }
 
-/// Where a model comes from: `embedded:target`, `embedded:draft`, a Hugging Face folder, or the path of `x.safetensors` with
-/// `x.json` beside it.
+/// Where a model comes from: `embedded:target`, `embedded:draft`, a Hugging Face folder, or the path of a GGUF file or of
+/// `x.safetensors` with `x.json` beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The pair in the binary.

@@ -25,7 +25,8 @@ pub(crate) enum Layout {
     Rows,
     /// (inputs, outputs), as GPT-2's.
     Transposed,
-    /// (outputs, inputs), but the outputs of each of `heads` heads alternate between its first half and its second.
+    /// (outputs, inputs), but the outputs of each of `heads` heads alternate between its first half and its second: GGUF
+    /// stores the queries and keys of Llama so.
     Interleaved { heads: usize },
 }
 

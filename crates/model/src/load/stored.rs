@@ -1,14 +1,17 @@
 //! Tensors where they lie, and how they are taken over: checked, copied into the kernels' form, and let go.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use candle_core::quantized::GgmlDType;
 use sha2::{Digest, Sha256};
 
 use super::bytes::Bytes;
+use super::convert;
 use crate::LoadError;
 use crate::description::hex;
-use crate::kernels::{FloatType, Matrix};
+use crate::kernels::{FloatType, Format, Matrix};
 use crate::weights::{Layout, Tensors, Wanted};
 
 /// The tensors of a model's files.
@@ -17,6 +20,8 @@ pub(crate) struct Stored {
     /// By name: which file has it, where, and whether it was taken.
     tensors: BTreeMap<String, (usize, Entry, bool)>,
     digest: Sha256,
+    /// Types that were converted, and how many tensors of each.
+    converted: BTreeMap<String, usize>,
 }
 
 /// A tensor in a file.
@@ -33,13 +38,17 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
     Float(FloatType),
+    /// Blocks that the kernels know.
+    Quantised(Format),
+    /// Blocks that are converted.
+    Foreign(GgmlDType),
     /// What no matrix is made of.
     Other(String),
 }
 
 impl Stored {
     pub(super) fn new() -> Stored {
-        Stored { files: Vec::new(), tensors: BTreeMap::new(), digest: Sha256::new() }
+        Stored { files: Vec::new(), tensors: BTreeMap::new(), digest: Sha256::new(), converted: BTreeMap::new() }
     }
 
     /// Adds a file and its tensors.
@@ -82,7 +91,19 @@ impl Stored {
                 let allowed = "no such tensor in a model of this geometry".to_owned();
                 Err(self.refuse_in(*file, name, "present".to_owned(), allowed))
             }
-            None => Ok(hex(self.digest)),
+            None => {
+                for (from, tensors) in &self.converted {
+                    let to = convert::TO;
+                    tracing::warn!(
+                        file = self.files[0].0,
+                        from,
+                        ?to,
+                        tensors,
+                        "converted: there are no kernels for this type"
+                    );
+                }
+                Ok(hex(self.digest))
+            }
         }
     }
 
@@ -105,20 +126,23 @@ impl Stored {
         Ok((file, entry))
     }
 
-    /// A tensor's bytes and type, if it is one of finite floats.
-    fn floats(&self, name: &str, file: usize, entry: &Entry) -> Result<(FloatType, &[u8]), LoadError> {
-        let Kind::Float(dtype) = &entry.kind else {
-            let Kind::Other(kind) = &entry.kind else { unreachable!("either a float or not") };
-            return Err(self.refuse_in(file, name, format!("of type {kind}"), "BF16, F16 or F32".to_owned()));
-        };
-        let bytes = &self.files[file].1[entry.range.clone()];
-        // A weight that is not finite would spread to every logit; nothing downstream could choose then.
-        match dtype.first_not_finite(bytes) {
-            Some(at) => {
-                let (value, allowed) = (format!("not finite at element {at}"), "finite weights".to_owned());
-                Err(self.refuse_in(file, name, value, allowed))
+    /// A matrix of `raw`, rows of a tensor.
+    fn matrix(&self, name: &str, file: usize, kind: &Kind, raw: &[u8], shape: [usize; 2]) -> Result<Matrix, LoadError> {
+        let [outputs, inputs] = shape;
+        let unusable = |reason: String| self.refuse_in(file, name, reason, "finite weights".to_owned());
+        match kind {
+            Kind::Float(dtype) => match dtype.first_not_finite(raw) {
+                // A weight that is not finite would spread to every logit; nothing downstream could choose then.
+                Some(at) => Err(unusable(format!("not finite at row {}, column {}", at / inputs, at % inputs))),
+                None => Ok(Matrix::float(*dtype, raw, outputs, inputs)),
+            },
+            Kind::Quantised(format) => Matrix::quantised(*format, raw, outputs, inputs).map_err(unusable),
+            Kind::Foreign(dtype) => convert::to_q8_0(*dtype, raw, inputs)
+                .and_then(|raw| Matrix::quantised(Format::Q8_0, &raw, outputs, inputs))
+                .map_err(unusable),
+            Kind::Other(kind) => {
+                Err(self.refuse_in(file, name, format!("of type {kind}"), "BF16, F16 or F32".to_owned()))
             }
-            None => Ok((*dtype, bytes)),
         }
     }
 }
@@ -129,16 +153,24 @@ impl Tensors for Stored {
         let all: usize = outputs.iter().sum();
         let shape = if layout == Layout::Transposed { [inputs, all] } else { [all, inputs] };
         let (file, entry) = self.take(name, &shape)?;
-        let (dtype, bytes) = self.floats(name, file, &entry)?;
+        let bytes = &self.files[file].1[entry.range.clone()];
+        let row = bytes.len() / all;
         let mut matrices = Vec::with_capacity(outputs.len());
         let mut first = 0;
         for &outputs in outputs {
-            let part = match layout {
-                Layout::Rows => &bytes[first * inputs * dtype.size()..][..outputs * inputs * dtype.size()],
-                _ => &rearranged(bytes, dtype.size(), first..first + outputs, inputs, layout),
+            let raw = match layout {
+                Layout::Rows => Cow::Borrowed(&bytes[first * row..][..outputs * row]),
+                Layout::Transposed => Cow::Owned(transposed(bytes, [inputs, all], first..first + outputs)),
+                Layout::Interleaved { .. } => {
+                    let rows = (0..outputs).map(|output| first + layout.stored(output, outputs));
+                    Cow::Owned(rows.flat_map(|stored| &bytes[stored * row..][..row]).copied().collect())
+                }
             };
-            matrices.push(Matrix::float(dtype, part, outputs, inputs));
+            matrices.push(self.matrix(name, file, &entry.kind, &raw, [outputs, inputs])?);
             first += outputs;
+        }
+        if let Kind::Foreign(dtype) = entry.kind {
+            *self.converted.entry(format!("{dtype:?}")).or_default() += 1;
         }
         self.files[file].1.release(&entry.range);
         Ok(matrices)
@@ -146,28 +178,29 @@ impl Tensors for Stored {
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
         let (file, entry) = self.take(name, &[len])?;
-        let (dtype, bytes) = self.floats(name, file, &entry)?;
-        Ok(dtype.widen(bytes))
+        let Kind::Float(dtype) = entry.kind else {
+            let kind = format!("of type {:?}", entry.kind);
+            return Err(self.refuse_in(file, name, kind, "BF16, F16 or F32".to_owned()));
+        };
+        let bytes = &self.files[file].1[entry.range];
+        match dtype.first_not_finite(bytes) {
+            Some(at) => {
+                let (value, allowed) = (format!("not finite at element {at}"), "finite weights".to_owned());
+                Err(self.refuse_in(file, name, value, allowed))
+            }
+            None => Ok(dtype.widen(bytes)),
+        }
     }
 }
 
-/// The rows of some outputs one after the other, wherever their elements of `size` bytes are stored.
-fn rearranged(bytes: &[u8], size: usize, outputs: Range<usize>, inputs: usize, layout: Layout) -> Vec<u8> {
+/// Rows of outputs that are stored as columns: (inputs, all outputs), of floats.
+fn transposed(bytes: &[u8], [inputs, all]: [usize; 2], outputs: Range<usize>) -> Vec<u8> {
+    let columns = bytes.len() / inputs;
+    let size = columns / all;
     let mut rows = Vec::with_capacity(outputs.len() * inputs * size);
-    match layout {
-        Layout::Transposed => {
-            let stride = bytes.len() / inputs;
-            for output in outputs {
-                for input in 0..inputs {
-                    rows.extend_from_slice(&bytes[input * stride + output * size..][..size]);
-                }
-            }
-        }
-        Layout::Rows | Layout::Interleaved { .. } => {
-            for row in 0..outputs.len() {
-                let stored = outputs.start + layout.stored(row, outputs.len());
-                rows.extend_from_slice(&bytes[stored * inputs * size..][..inputs * size]);
-            }
+    for output in outputs {
+        for input in 0..inputs {
+            rows.extend_from_slice(&bytes[input * columns + output * size..][..size]);
         }
     }
     rows

@@ -16,6 +16,7 @@ use crate::weights::{Layout, Tensors, Wanted};
 use crate::{Compute, EmbeddedModel, Transformer};
 
 mod folder;
+mod gguf;
 
 const JSON: &str = r#"{"vocab_size": 128, "n_embd": 6, "n_head": 3, "n_layer": 1, "max_seq_len": 4}"#;
 

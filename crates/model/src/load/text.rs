@@ -1,5 +1,7 @@
 //! What a model's files say about text.
 
+use super::gguf::Vocabulary;
+
 /// Where a model's tokenizer comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Text {
@@ -7,6 +9,8 @@ pub enum Text {
     Characters,
     /// The files of a Hugging Face folder.
     Files(TokenizerFiles),
+    /// What is in a GGUF file.
+    Vocabulary(Box<Vocabulary>),
 }
 
 /// The files of a Hugging Face folder, as they are.

@@ -5,9 +5,9 @@
 use std::sync::{Arc, Mutex};
 
 use speculative::roofline::Roofs;
+use tokenizer::Tokenizer;
 
 use crate::cost::{self, Part};
-use crate::description::{TOKENIZER_SIZE, character_tokenizer};
 use crate::kernels::attention::{Attention, Projections};
 use crate::kernels::matmul::{Sink, matmul};
 use crate::kernels::{BLOCK, Buffer, place, widen};
@@ -39,8 +39,7 @@ impl Transformer {
         let description = Description {
             name: checkpoint.name.clone(),
             fingerprint: checkpoint.fingerprint.clone(),
-            tokenizer_fingerprint: character_tokenizer(),
-            tokenizer_size: TOKENIZER_SIZE,
+            tokenizer: Tokenizer::ascii(),
             vocab_size: geometry.vocab_size,
             context: geometry.context,
             dtype: "bf16",

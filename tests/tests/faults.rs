@@ -138,7 +138,7 @@ async fn a_draft_that_is_killed_and_restarted_proposes_again() {
 /// Its fingerprint is compared again before it may propose.
 #[tokio::test]
 async fn a_draft_that_comes_back_with_another_tokenizer_stays_away() {
-    let stranger = decoders::plain(draft()).described(|draft| draft.tokenizer_fingerprint = "another".to_owned());
+    let stranger = decoders::plain(draft()).described(|draft| draft.tokenizer = decoders::another_tokenizer());
     let stranger = spawn(stranger, Limits::default());
     let asked = request("ROMEO:", sampled(0.8, 24), 1500, 4);
     let revive = |draft: &mut Node| draft.restart(stranger.clone());

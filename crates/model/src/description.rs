@@ -1,6 +1,7 @@
 //! What a model says about itself.
 
 use sha2::{Digest, Sha256};
+use tokenizer::Tokenizer;
 
 /// Ids that the character tokenizer knows: ASCII.
 pub(crate) const TOKENIZER_SIZE: usize = 128;
@@ -12,10 +13,8 @@ pub struct Description {
     pub name: String,
     /// SHA-256 over geometry and weights, hexadecimal: equal for equal models, wherever their files lie.
     pub fingerprint: String,
-    /// SHA-256 over what each token id stands for, hexadecimal.
-    pub tokenizer_fingerprint: String,
-    /// Ids below this are tokens; logits beyond belong to padding and are to be masked.
-    pub tokenizer_size: usize,
+    /// Text to tokens and back. Logits from its size on belong to padding and are to be masked.
+    pub tokenizer: Tokenizer,
     /// Logits of a row.
     pub vocab_size: usize,
     /// Positions of a sequence.
@@ -28,12 +27,6 @@ pub struct Description {
     pub parameters: u64,
     /// Bytes of all weights.
     pub weight_bytes: u64,
-}
-
-/// The fingerprint of the character tokenizer: each id stands for the ASCII character of that code.
-pub(crate) fn character_tokenizer() -> String {
-    let ids = (0..TOKENIZER_SIZE as u32).map(|id| [id.to_le_bytes(), id.to_le_bytes()].concat());
-    hex(ids.fold(Sha256::new_with_prefix("outrider tokenizer: id, code point\n"), Sha256::chain_update))
 }
 
 /// A digest in hexadecimal.

@@ -124,6 +124,15 @@ pub enum LoadError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The tokenizer cannot be used.
+    #[error("{file}: {error}")]
+    Tokenizer {
+        /// The file or folder that it is in.
+        file: String,
+        /// What is wrong with it.
+        #[source]
+        error: Box<tokenizer::Error>,
+    },
     /// A tensor is missing, superfluous, or not what the geometry asks for.
     #[error("{file}: tensor {tensor}: {value}, allowed is {allowed}")]
     Tensor {

@@ -12,7 +12,6 @@
 //! - [`Worker`]: the thread that owns a model and batches sessions
 //! - [`DraftSession`], [`TargetSession`]: what continues a session, and its cache's life
 //! - [`Description`], [`Geometry`]: what a model says about itself
-//! - [`Text`]: where a model's tokenizer comes from
 //! - `kernels`: matmul, attention, norms, rotations, activations in one canonical order
 //! - `load`, `weights`: files, and the weights that are taken over from them
 //! - `hub`: models from the Hugging Face hub
@@ -43,7 +42,6 @@ pub use error::{Error, LoadError, UnavailableIsa};
 pub use geometry::{Biases, Geometry, Mlp, Normalisation, Positions, Rotary, Scaling};
 pub use hub::HubError;
 pub use kernels::Isa;
-pub use load::{Text, TokenizerFiles, Vocabulary};
 pub use session::{
     AnswerError, DraftSession, Drafting, Limits, Open, OpenError, Plan, Propose, Reason, Refusal, TargetSession,
     Verify, Verifying,

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+use tokenizer::Tokenizer;
 
 use crate::geometry::{Geometry, nanogpt};
 use crate::weights::{Names, Parameters};
@@ -17,12 +18,9 @@ mod safetensors;
 mod stored;
 #[cfg(test)]
 mod tests;
-mod text;
 
 use self::bytes::Bytes;
-pub use self::gguf::Vocabulary;
 use self::stored::Stored;
-pub use self::text::{Text, TokenizerFiles};
 
 /// Longest geometry or configuration, bytes.
 const MAX_JSON: u64 = 1 << 16;
@@ -33,7 +31,7 @@ pub(crate) struct Checkpoint {
     pub(crate) geometry: Geometry,
     pub(crate) names: Names,
     pub(crate) stored: Stored,
-    pub(crate) text: Text,
+    pub(crate) tokenizer: Tokenizer,
 }
 
 /// A model's weights, taken over from its files.
@@ -43,7 +41,7 @@ pub(crate) struct Loaded {
     pub(crate) weights: Parameters,
     /// SHA-256 over geometry and weights as stored, hexadecimal.
     pub(crate) fingerprint: String,
-    pub(crate) text: Text,
+    pub(crate) tokenizer: Tokenizer,
 }
 
 impl Checkpoint {
@@ -78,7 +76,7 @@ impl Checkpoint {
         let geometry = nanogpt::geometry(&file, json)?;
         let mut stored = Stored::new();
         safetensors::add(&mut stored, file, weights)?;
-        Ok(Checkpoint { name, geometry, names: Names::NANOGPT, stored, text: Text::Characters })
+        Ok(Checkpoint { name, geometry, names: Names::NANOGPT, stored, tokenizer: Tokenizer::ascii() })
     }
 
     /// Takes the weights over. All of them are checked: type, shape, and that they are finite numbers.
@@ -88,7 +86,7 @@ impl Checkpoint {
         let weights = Parameters::new(&mut self.stored, &self.names, &self.geometry)?;
         let head = self.geometry.tied.then(|| format!("{}.weight", self.names.head));
         let fingerprint = self.stored.finish(head.as_deref())?;
-        Ok(Loaded { name: self.name, geometry: self.geometry, weights, fingerprint, text: self.text })
+        Ok(Loaded { name: self.name, geometry: self.geometry, weights, fingerprint, tokenizer: self.tokenizer })
     }
 }
 

@@ -72,8 +72,8 @@ impl Open {
         within("prompt_len", self.prompt_len, 1, self.tokens.len())?;
         within("max_tokens", self.max_tokens, 1, limits.max_output_tokens)?;
         self.sampling.validate()?;
-        match self.tokens.iter().find(|&&token| token as usize >= model.tokenizer_size) {
-            Some(&token) => within("tokens (id)", token as usize, 0, model.tokenizer_size - 1),
+        match self.tokens.iter().find(|&&token| token as usize >= model.tokenizer.size()) {
+            Some(&token) => within("tokens (id)", token as usize, 0, model.tokenizer.size() - 1),
             None => Ok(()),
         }
     }
@@ -187,7 +187,7 @@ impl Prefix {
             longest: (open.tokens.len() + open.max_tokens).min(model.context),
             committed: open.tokens,
             context: model.context,
-            tokenizer_size: model.tokenizer_size,
+            tokenizer_size: model.tokenizer.size(),
             max_gamma: limits.max_gamma,
         }
     }

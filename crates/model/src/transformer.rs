@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use speculative::roofline::Roofs;
 
 use crate::cost::{self, Part, WeightBytes};
-use crate::description::{TOKENIZER_SIZE, character_tokenizer};
 use crate::geometry::Mlp;
 use crate::kernels::attention::{Attention, Projections};
 use crate::kernels::matmul::{self, Sink, matmul};
@@ -15,7 +14,7 @@ use crate::kernels::rope::{self, Rotation};
 use crate::kernels::{BLOCK, Buffer, Matrix, activation};
 use crate::load::{Checkpoint, Loaded};
 use crate::weights::{Block, Linear, Parameters};
-use crate::{Compute, Decoder, Description, Error, Forward, Geometry, KvCache, LoadError, Rows, Source, Text, roofs};
+use crate::{Compute, Decoder, Description, Error, Forward, Geometry, KvCache, LoadError, Rows, Source, roofs};
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +25,6 @@ pub struct Transformer {
     geometry: Geometry,
     weights: Parameters,
     weight_bytes: WeightBytes,
-    text: Text,
     compute: Arc<Compute>,
     state: State,
 }
@@ -38,12 +36,11 @@ impl Transformer {
     }
 
     pub(crate) fn new(loaded: Loaded, compute: Arc<Compute>) -> Transformer {
-        let Loaded { name, geometry, weights, fingerprint, text } = loaded;
+        let Loaded { name, geometry, weights, fingerprint, tokenizer } = loaded;
         let description = Description {
             name,
             fingerprint,
-            tokenizer_fingerprint: character_tokenizer(),
-            tokenizer_size: TOKENIZER_SIZE,
+            tokenizer,
             vocab_size: geometry.vocab_size,
             context: geometry.context,
             dtype: weights.dtype(),
@@ -53,17 +50,12 @@ impl Transformer {
         };
         let state = State::new(&geometry, compute.threads());
         let weight_bytes = WeightBytes::of(&weights);
-        Transformer { description, geometry, weights, weight_bytes, text, compute, state }
+        Transformer { description, geometry, weights, weight_bytes, compute, state }
     }
 
     /// The model's sizes and parts.
     pub fn geometry(&self) -> Geometry {
         self.geometry
-    }
-
-    /// Where its tokenizer comes from.
-    pub fn text(&self) -> &Text {
-        &self.text
     }
 }
 

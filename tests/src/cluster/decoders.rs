@@ -12,6 +12,7 @@ use std::{
 
 use model::{Decoder, Description, Error, Forward, KvCache, Rows, Transformer};
 use speculative::{philox, roofline::Roofs};
+use tokenizer::{Tokenizer, Vocabulary};
 
 type Pass = Box<dyn FnMut(&mut Transformer, &mut [Rows<'_>]) -> Result<Forward, Error> + Send>;
 
@@ -165,6 +166,13 @@ pub fn garbage(inner: Transformer, logit: fn(u64) -> f32) -> Wrapped {
 pub fn noise(n: u64) -> f32 {
     let [word, ..] = philox::philox4x32_10([n as u32, (n >> 32) as u32, 0, 0], [0x6a, 0xbb]);
     (f64::from(word) / f64::from(u32::MAX) * 16.0 - 8.0) as f32
+}
+
+/// A tokenizer of as many ids as the embedded pair's, which stand for something else.
+pub fn another_tokenizer() -> Tokenizer {
+    let tokens = (0..128).map(|id| format!("<{id}>")).collect();
+    let vocabulary = Vocabulary { model: "gpt2".to_owned(), tokens, ..Vocabulary::default() };
+    Tokenizer::from_gguf(vocabulary).expect("a vocabulary without a fault")
 }
 
 /// Logits that no model should have, for [`garbage`]: not a number, infinite, or all alike.

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use tokenizer::Tokenizer;
+
 use super::bytes::{self, Bytes};
 use super::stored::Stored;
-use super::text::{Text, TokenizerFiles};
 use super::{Checkpoint, MAX_JSON, safetensors};
 use crate::LoadError;
 use crate::geometry::hugging_face::{self, Family};
@@ -38,7 +39,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, LoadError> {
     let names = names(family, &stored);
     let name = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Checkpoint { name, geometry, names, stored, text: text(folder)? })
+    Ok(Checkpoint { name, geometry, names, stored, tokenizer: tokenizer(folder)? })
 }
 
 /// The names of the files with weights.
@@ -74,16 +75,39 @@ fn names(family: Family, stored: &Stored) -> Names {
     if prefixed { names } else { Names { prefix: "", ..names } }
 }
 
-fn text(folder: &Path) -> Result<Text, LoadError> {
+fn tokenizer(folder: &Path) -> Result<Tokenizer, LoadError> {
     let read = |name: &str| bytes::read_if_there(&folder.join(name), MAX_TOKENIZER);
     let Some(tokenizer) = read("tokenizer.json")? else {
         tracing::warn!(folder = %folder.display(), "no tokenizer.json: tokens are taken for ASCII characters");
-        return Ok(Text::Characters);
+        return Ok(Tokenizer::ascii());
     };
-    Ok(Text::Files(TokenizerFiles {
-        tokenizer,
-        configuration: read("tokenizer_config.json")?,
-        generation: read("generation_config.json")?,
-        chat_template: read("chat_template.jinja")?,
-    }))
+    let (configuration, template) = (read("tokenizer_config.json")?, read("chat_template.jinja")?);
+    let template = template.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let ends = match read("generation_config.json")? {
+        Some(json) => end_tokens(&folder.join("generation_config.json").display().to_string(), &json)?,
+        None => Vec::new(),
+    };
+    Tokenizer::from_hugging_face(&tokenizer, configuration.as_deref(), template.as_deref(), &ends)
+        .map_err(|error| LoadError::Tokenizer { file: folder.display().to_string(), error: Box::new(error) })
+}
+
+/// The ids that end a text, by `generation_config.json`: one, several or none.
+fn end_tokens(file: &str, json: &[u8]) -> Result<Vec<u32>, LoadError> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Ends {
+        One(u32),
+        Several(Vec<u32>),
+    }
+    #[derive(serde::Deserialize)]
+    struct Generation {
+        eos_token_id: Option<Ends>,
+    }
+    let generation: Generation =
+        serde_json::from_slice(json).map_err(|error| LoadError::Json { file: file.to_owned(), error })?;
+    Ok(match generation.eos_token_id {
+        None => Vec::new(),
+        Some(Ends::One(id)) => vec![id],
+        Some(Ends::Several(ids)) => ids,
+    })
 }

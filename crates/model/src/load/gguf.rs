@@ -4,10 +4,11 @@
 
 use std::path::Path;
 
+use tokenizer::Tokenizer;
+
 use self::header::Header;
 use super::bytes::Bytes;
 use super::stored::Stored;
-use super::text::Text;
 use super::{Checkpoint, stem};
 use crate::LoadError;
 use crate::weights::Names;
@@ -16,8 +17,6 @@ mod geometry;
 mod header;
 mod types;
 mod vocabulary;
-
-pub use vocabulary::Vocabulary;
 
 pub(super) fn open(path: &Path) -> Result<Checkpoint, LoadError> {
     checkpoint(stem(path), path.display().to_string(), Bytes::map(path)?)
@@ -28,17 +27,18 @@ pub(super) fn checkpoint(name: String, file: String, bytes: Bytes) -> Result<Che
     let header =
         Header::read(&bytes).map_err(|reason| LoadError::Format { file: file.clone(), format: "GGUF", reason })?;
     let (names, geometry) = geometry::geometry(&file, &header)?;
-    let text = match vocabulary::read(&file, &header, geometry.vocab_size)? {
-        Some(vocabulary) => Text::Vocabulary(Box::new(vocabulary)),
+    let tokenizer = match vocabulary::read(&file, &header, geometry.vocab_size)? {
+        Some(vocabulary) => Tokenizer::from_gguf(vocabulary)
+            .map_err(|error| LoadError::Tokenizer { file: file.clone(), error: Box::new(error) })?,
         None => {
             tracing::warn!(file, "no tokenizer inside: tokens are taken for ASCII characters");
-            Text::Characters
+            Tokenizer::ascii()
         }
     };
     let entries = header.tensors;
     let mut stored = Stored::new();
     stored.add(file, bytes, entries)?;
-    Ok(Checkpoint { name, geometry, names, stored, text })
+    Ok(Checkpoint { name, geometry, names, stored, tokenizer })
 }
 
 impl Names {

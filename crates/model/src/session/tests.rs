@@ -5,11 +5,12 @@ const LIMITS: Limits =
     Limits { max_sessions: 1, max_prompt_tokens: 16, max_output_tokens: 12, max_gamma: 6, queue_depth: 1 };
 
 fn description() -> Description {
+    let tokens = (0..100).map(|id| format!("<{id}>")).collect();
+    let vocabulary = tokenizer::Vocabulary { model: "gpt2".to_owned(), tokens, ..tokenizer::Vocabulary::default() };
     Description {
         name: "made up".to_owned(),
         fingerprint: String::new(),
-        tokenizer_fingerprint: String::new(),
-        tokenizer_size: 100,
+        tokenizer: tokenizer::Tokenizer::from_gguf(vocabulary).unwrap(),
         vocab_size: 128,
         context: CONTEXT,
         dtype: "bf16",

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 
 use half::bf16;
 use proptest::prelude::*;
+use tokenizer::Tokenizer;
 
 use super::*;
 use crate::geometry::{Biases, Normalisation, Positions, Rotary, Scaling};
@@ -105,7 +106,10 @@ fn model(geometry: Geometry, isa: Isa, threads: usize) -> Transformer {
     let names = if geometry.mlp == Mlp::SwiGlu { Names::LLAMA } else { Names::NANOGPT };
     let weights = Parameters::new(&mut Random(88_172_645_463_325_252), &names, &geometry).unwrap();
     let (name, fingerprint) = ("random".to_owned(), String::new());
-    Transformer::new(Loaded { name, geometry, weights, fingerprint, text: Text::Characters }, compute(isa, threads))
+    Transformer::new(
+        Loaded { name, geometry, weights, fingerprint, tokenizer: Tokenizer::ascii() },
+        compute(isa, threads),
+    )
 }
 
 fn embedded(which: EmbeddedModel, isa: Isa, threads: usize) -> Transformer {
@@ -289,11 +293,12 @@ fn a_model_describes_itself() {
     let description = model.description();
     assert_eq!(description.name, "embedded:target");
     assert_eq!((description.parameters, description.weight_bytes), (11_483_136, 23_027_712));
-    assert_eq!((description.vocab_size, description.tokenizer_size, description.context), (128, 128, 2048));
+    assert_eq!((description.vocab_size, description.tokenizer.size(), description.context), (128, 128, 2048));
     assert_eq!(description.device, format!("cpu {} 2 threads", Isa::best()));
-    assert_eq!((description.fingerprint.len(), description.tokenizer_fingerprint.len()), (64, 64));
+    assert_eq!(description.fingerprint.len(), 64);
+    assert_eq!(description.tokenizer, Tokenizer::ascii());
     let draft = Transformer::load(&"embedded:draft".parse().unwrap(), compute(Isa::best(), 1)).unwrap();
-    assert_eq!(draft.description().tokenizer_fingerprint, description.tokenizer_fingerprint);
+    assert_eq!(draft.description().tokenizer, description.tokenizer);
     assert_ne!(draft.description().fingerprint, description.fingerprint);
     assert_eq!(draft.description().parameters, 1_071_872);
 }

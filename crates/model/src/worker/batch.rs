@@ -22,7 +22,7 @@ struct Active {
 
 /// Runs until every handle on the queue is gone.
 pub(super) fn run(mut decoder: impl Decoder, requests: &Receiver<Request>) {
-    let tokenizer_size = decoder.description().tokenizer_size;
+    let tokenizer_size = decoder.description().tokenizer.size();
     let mut selector = Selector { chooser: Chooser::new(), tokenizer_size };
     let mut active: Vec<Active> = Vec::new();
     let mut passes = 0;

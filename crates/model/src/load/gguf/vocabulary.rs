@@ -1,33 +1,10 @@
 //! The tokenizer inside a GGUF file.
 
+use tokenizer::Vocabulary;
+
 use super::header::Header;
 use crate::LoadError;
 use crate::geometry::fields::Fields;
-
-/// What a GGUF file says about its tokenizer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Vocabulary {
-    /// The kind of tokenizer: `gpt2` for byte-level BPE, `llama` for SentencePiece.
-    pub model: String,
-    /// How text is cut before merging.
-    pub pre: Option<String>,
-    /// The text of each token, by id.
-    pub tokens: Vec<String>,
-    /// What each token is: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
-    pub token_types: Option<Vec<i32>>,
-    /// Pairs that are merged, the first ones first.
-    pub merges: Vec<String>,
-    /// The token before a text.
-    pub bos: Option<u32>,
-    /// The token that ends a text.
-    pub eos: Option<u32>,
-    /// The token that ends a turn.
-    pub eot: Option<u32>,
-    /// Whether a text begins with [`bos`](Self::bos).
-    pub add_bos: bool,
-    /// How a conversation is written, as a Jinja template.
-    pub chat_template: Option<String>,
-}
 
 /// Reads the tokenizer of a model with `vocab_size` embeddings, if there is one.
 pub(super) fn read(file: &str, header: &Header<'_>, vocab_size: usize) -> Result<Option<Vocabulary>, LoadError> {
@@ -70,7 +47,10 @@ pub(super) fn read(file: &str, header: &Header<'_>, vocab_size: usize) -> Result
         bos: id("bos_token_id")?,
         eos: id("eos_token_id")?,
         eot: id("eot_token_id")?,
-        add_bos: fields.flag_or(&key("add_bos_token"), false)?,
+        add_bos: match fields.get(&key("add_bos_token")) {
+            Some(_) => Some(fields.flag_or(&key("add_bos_token"), false)?),
+            None => None,
+        },
         chat_template: words("tokenizer.chat_template")?,
         tokens,
     }))

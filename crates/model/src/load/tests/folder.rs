@@ -10,7 +10,9 @@ use safetensors::tensor::serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Compute, Decoder, LoadError, Rows, Source, Text, Transformer};
+use tokenizer::Tokenizer;
+
+use crate::{Compute, Decoder, LoadError, Rows, Source, Transformer};
 
 fn tiny(family: &str) -> TempDir {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny").join(family);
@@ -154,13 +156,32 @@ fn configuration_and_weights_must_agree() {
 }
 
 #[test]
-fn the_tokenizers_files_are_kept() {
+fn the_tokenizer_is_read() {
     let folder = tiny("llama");
-    assert_eq!(*load(&folder).unwrap().text(), Text::Characters);
-    fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
-    fs::write(folder.path().join("generation_config.json"), "{\"eos_token_id\": 2}").unwrap();
+    assert_eq!(load(&folder).unwrap().description().tokenizer, Tokenizer::ascii());
+    let write = |name: &str, json: serde_json::Value| fs::write(folder.path().join(name), json.to_string()).unwrap();
+    let bytes = |model: serde_json::Value| {
+        json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+            "post_processor": null,
+            "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
+            "model": model,
+        })
+    };
+    let vocabulary = json!({ "a": 0, "b": 1, "ab": 2, "c": 3 });
+    write("tokenizer.json", bytes(json!({ "type": "BPE", "vocab": vocabulary, "merges": [["a", "b"]] })));
+    write("generation_config.json", json!({ "eos_token_id": [2, 3] }));
     let model = load(&folder).unwrap();
-    let Text::Files(files) = model.text() else { panic!("{:?}", model.text()) };
-    assert_eq!((&files.tokenizer[..], &files.configuration), (&b"{}"[..], &None));
-    assert_eq!(files.generation.as_deref(), Some(&b"{\"eos_token_id\": 2}"[..]));
+    let tokenizer = &model.description().tokenizer;
+    assert_eq!((tokenizer.size(), tokenizer.end_tokens()), (4, &[2, 3][..]));
+    assert_eq!(tokenizer.encode("abc").unwrap(), [2, 3]);
+
+    write("generation_config.json", json!({ "eos_token_id": "x" }));
+    let error = load(&folder).err().unwrap().to_string();
+    assert!(error.contains("generation_config.json"), "{error}");
+    write("generation_config.json", json!({}));
+    write("tokenizer.json", bytes(json!({ "type": "Unheard" })));
+    let error = load(&folder).err().unwrap().to_string();
+    assert!(error.contains("tokenizer"), "{error}");
 }

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
+use tokenizer::Tokenizer;
 
+use super::super::Checkpoint;
 use super::super::bytes::Bytes;
 use super::super::gguf;
-use super::super::{Checkpoint, Text};
 use crate::{Compute, Decoder, LoadError, Rows, Source, Transformer};
 
 type Metadata = BTreeMap<String, Value>;
@@ -238,7 +239,7 @@ fn scales_must_be_finite() {
 fn the_tokenizer_is_read() {
     let (mut metadata, tensors) = converted("qwen2", "qwen2");
     let model = load(&bytes(&metadata, &tensors, |_| GgmlDType::BF16)).unwrap();
-    assert_eq!(*model.text(), Text::Characters);
+    assert_eq!(model.description().tokenizer, Tokenizer::ascii());
     let strings = |words: &[&str]| Value::Array(words.iter().map(|word| Value::String((*word).to_owned())).collect());
     let mut set = |name: &str, value| metadata.insert(format!("tokenizer.{name}"), value);
     set("ggml.model", Value::String("gpt2".to_owned()));
@@ -251,12 +252,10 @@ fn the_tokenizer_is_read() {
     set("chat_template", Value::String("{{ messages }}".to_owned()));
     let file = |metadata: &Metadata| bytes(metadata, &tensors, |_| GgmlDType::BF16);
     let model = load(&file(&metadata)).unwrap();
-    let Text::Vocabulary(vocabulary) = model.text() else { panic!("{:?}", model.text()) };
-    assert_eq!(vocabulary.tokens, ["a", "b", "ab", "<|end|>"]);
-    assert_eq!((vocabulary.model.as_str(), vocabulary.pre.as_deref()), ("gpt2", Some("qwen2")));
-    assert_eq!((&vocabulary.merges[..], &vocabulary.token_types), (&["a b".to_owned()][..], &Some(vec![1, 1, 1, 3])));
-    assert_eq!((vocabulary.bos, vocabulary.eos, vocabulary.eot, vocabulary.add_bos), (None, Some(3), None, false));
-    assert_eq!(vocabulary.chat_template.as_deref(), Some("{{ messages }}"));
+    let tokenizer = &model.description().tokenizer;
+    assert_eq!((tokenizer.size(), tokenizer.end_tokens()), (4, &[3][..]));
+    assert_eq!(tokenizer.encode("abb<|end|>").unwrap(), [2, 1, 3]);
+    assert!(tokenizer.has_chat_template());
 
     let refused = |name: &str, value: Value, said: &[&str]| {
         let mut metadata = metadata.clone();

@@ -6,6 +6,9 @@
 //! lane order as well. Nothing but the order of the bits changes, except that the 6-bit scales of Q4_K and Q5_K take a
 //! byte each (2.8% more).
 
+use std::num::NonZeroUsize;
+use std::thread;
+
 use super::buffer::Bytes;
 use super::simd::LANES;
 use super::{BLOCK, place};
@@ -121,19 +124,22 @@ impl Packed {
         if outputs.checked_mul(row_bytes) != Some(raw.len()) {
             return Err(format!("{} bytes, not {outputs} rows of {row_bytes}", raw.len()));
         }
-        let groups = outputs.next_multiple_of(BLOCK) / LANES;
-        let mut bytes = Bytes::zeroed(groups * blocks * layout.bytes());
-        for (output, row) in raw.chunks_exact(row_bytes).enumerate() {
-            let (group, lane) = (place(output) / LANES, place(output) % LANES);
-            for (at, stored) in row.chunks_exact(format.block_bytes()).enumerate() {
-                let block = Block::read(format, stored);
-                if !block.is_finite() {
-                    return Err(format!("a scale of row {output} that is not finite"));
-                }
-                block.pack(format, &mut bytes[(group * blocks + at) * layout.bytes()..][..layout.bytes()], lane);
-            }
+        let panels = outputs.div_ceil(BLOCK);
+        let panel_bytes = BLOCK / LANES * blocks * layout.bytes();
+        let mut bytes = Bytes::zeroed(panels * panel_bytes);
+        // Each thread packs a run of panels from a run of rows.
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let share = panels.div_ceil(threads).max(1);
+        let packed = thread::scope(|scope| {
+            let parts = bytes.chunks_mut(share * panel_bytes).zip(raw.chunks(share * BLOCK * row_bytes));
+            let parts: Vec<_> =
+                parts.map(|(packed, rows)| scope.spawn(move || pack_rows(format, rows, row_bytes, packed))).collect();
+            parts.into_iter().map(|part| part.join().expect("packing does not panic")).collect::<Vec<_>>()
+        });
+        match packed.into_iter().enumerate().find_map(|(part, row)| Some(part * share * BLOCK + row?)) {
+            Some(row) => Err(format!("not finite: a scale of row {row}")),
+            None => Ok(Packed { format, outputs, inputs, bytes }),
         }
-        Ok(Packed { format, outputs, inputs, bytes })
     }
 
     pub(crate) fn format(&self) -> Format {
@@ -172,4 +178,21 @@ impl Packed {
             }
         }
     }
+}
+
+/// Packs rows, the first of which begins a panel, into `packed`, all zeros before. Gives the first row with a scale that is
+/// not finite.
+fn pack_rows(format: Format, rows: &[u8], row_bytes: usize, packed: &mut [u8]) -> Option<usize> {
+    let (blocks, block_bytes) = (row_bytes / format.block_bytes(), format.layout().bytes());
+    for (output, row) in rows.chunks_exact(row_bytes).enumerate() {
+        let (group, lane) = (place(output) / LANES, place(output) % LANES);
+        for (at, stored) in row.chunks_exact(format.block_bytes()).enumerate() {
+            let block = Block::read(format, stored);
+            if !block.is_finite() {
+                return Some(output);
+            }
+            block.pack(format, &mut packed[(group * blocks + at) * block_bytes..][..block_bytes], lane);
+        }
+    }
+    None
 }

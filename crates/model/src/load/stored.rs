@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::thread;
 
 use candle_core::quantized::GgmlDType;
 use sha2::{Digest, Sha256};
@@ -111,7 +112,7 @@ impl Stored {
         LoadError::Tensor { file: self.files[file].0.clone(), tensor: tensor.to_owned(), value, allowed }
     }
 
-    /// Finds a tensor, checks its shape, and adds it to the fingerprint.
+    /// Finds a tensor and checks its shape.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<(usize, Entry), LoadError> {
         let Some((file, entry, taken)) = self.tensors.get_mut(name) else {
             return Err(self.refuse_in(0, name, "missing".to_owned(), format!("a tensor of shape {shape:?}")));
@@ -121,8 +122,6 @@ impl Stored {
         if entry.shape != shape {
             return Err(self.refuse_in(file, name, format!("of shape {:?}", entry.shape), format!("{shape:?}")));
         }
-        self.digest.update(name);
-        self.digest.update(&self.files[file].1[entry.range.clone()]);
         Ok((file, entry))
     }
 
@@ -147,17 +146,21 @@ impl Stored {
     }
 }
 
-impl Tensors for Stored {
-    fn matrices(&mut self, wanted: Wanted<'_>) -> Result<Vec<Matrix>, LoadError> {
-        let Wanted { name, outputs, inputs, layout } = wanted;
+impl Stored {
+    /// The matrices that a tensor's rows are divided among.
+    fn cut(
+        &self,
+        name: &str,
+        file: usize,
+        kind: &Kind,
+        (outputs, inputs): (&[usize], usize),
+        layout: Layout,
+    ) -> Result<Vec<Matrix>, LoadError> {
+        let bytes = &self.files[file].1[self.tensors[name].1.range.clone()];
         let all: usize = outputs.iter().sum();
-        let shape = if layout == Layout::Transposed { [inputs, all] } else { [all, inputs] };
-        let (file, entry) = self.take(name, &shape)?;
-        let bytes = &self.files[file].1[entry.range.clone()];
         let row = bytes.len() / all;
-        let mut matrices = Vec::with_capacity(outputs.len());
         let mut first = 0;
-        for &outputs in outputs {
+        let matrices = outputs.iter().map(|&outputs| {
             let raw = match layout {
                 Layout::Rows => Cow::Borrowed(&bytes[first * row..][..outputs * row]),
                 Layout::Transposed => Cow::Owned(transposed(bytes, [inputs, all], first..first + outputs)),
@@ -166,9 +169,32 @@ impl Tensors for Stored {
                     Cow::Owned(rows.flat_map(|stored| &bytes[stored * row..][..row]).copied().collect())
                 }
             };
-            matrices.push(self.matrix(name, file, &entry.kind, &raw, [outputs, inputs])?);
             first += outputs;
-        }
+            self.matrix(name, file, kind, &raw, [outputs, inputs])
+        });
+        matrices.collect()
+    }
+}
+
+impl Tensors for Stored {
+    fn matrices(&mut self, wanted: Wanted<'_>) -> Result<Vec<Matrix>, LoadError> {
+        let Wanted { name, outputs, inputs, layout } = wanted;
+        let all: usize = outputs.iter().sum();
+        let shape = if layout == Layout::Transposed { [inputs, all] } else { [all, inputs] };
+        let (file, entry) = self.take(name, &shape)?;
+        let bytes = &self.files[file].1[entry.range.clone()];
+        let mut digest = std::mem::take(&mut self.digest);
+        let (matrices, digest) = thread::scope(|scope| {
+            let hashed = scope.spawn(move || {
+                digest.update(name);
+                digest.update(bytes);
+                digest
+            });
+            let matrices = self.cut(name, file, &entry.kind, (outputs, inputs), layout);
+            (matrices, hashed.join().expect("hashing does not panic"))
+        });
+        self.digest = digest;
+        let matrices = matrices?;
         if let Kind::Foreign(dtype) = entry.kind {
             *self.converted.entry(format!("{dtype:?}")).or_default() += 1;
         }
@@ -183,6 +209,8 @@ impl Tensors for Stored {
             return Err(self.refuse_in(file, name, kind, "BF16, F16 or F32".to_owned()));
         };
         let bytes = &self.files[file].1[entry.range];
+        self.digest.update(name);
+        self.digest.update(bytes);
         match dtype.first_not_finite(bytes) {
             Some(at) => {
                 let (value, allowed) = (format!("not finite at element {at}"), "finite weights".to_owned());

@@ -8,7 +8,7 @@ pub(crate) const TOKENIZER_SIZE: usize = 128;
 /// A model's identity and measures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
-    /// The file's name without its ending, or `embedded:target`, `embedded:draft`.
+    /// The file's name without its ending, or as in `embedded:target`.
     pub name: String,
     /// SHA-256 over geometry and weights, hexadecimal: equal for equal models, wherever their files lie.
     pub fingerprint: String,
@@ -28,6 +28,8 @@ pub struct Description {
     pub parameters: u64,
     /// Bytes of all weights.
     pub weight_bytes: u64,
+    /// Made, not trained: what it accepts means nothing about text.
+    pub synthetic: bool,
 }
 
 /// The fingerprint of the character tokenizer: each id stands for the ASCII character of that code.

@@ -6,6 +6,7 @@
 //!
 //! # Layout
 //! - [`Source`], [`LoadError`]: where weights come from, and what is refused
+//! - `grown`: a larger target, made from the embedded one
 //! - [`Transformer`], [`Decoder`], [`Rows`], [`Forward`]: the ragged forward
 //! - [`KvCache`]: one sequence's keys and values
 //! - [`Compute`], [`Isa`]: threads and instructions, shared by the models of a process
@@ -22,6 +23,7 @@ mod decoder;
 mod description;
 mod error;
 mod geometry;
+mod grown;
 mod kernels;
 mod load;
 mod roofs;
@@ -42,6 +44,6 @@ pub use session::{
     AnswerError, DraftSession, Drafting, Limits, Open, OpenError, Plan, Propose, Reason, Refusal, TargetSession,
     Verify, Verifying,
 };
-pub use source::{EmbeddedModel, Source};
+pub use source::{EmbeddedModel, Source, SyntheticModel};
 pub use transformer::Transformer;
 pub use worker::{Answer, Cost, Pass, Worker};

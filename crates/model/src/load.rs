@@ -46,6 +46,12 @@ impl Checkpoint {
                 let geometry = Geometry::from_json(&name, json)?;
                 Checkpoint::check(name.clone(), name, geometry, Cow::Borrowed(bytes))
             }
+            Source::Synthetic(model) => {
+                let (json, bytes) = model.files();
+                let name = model.to_string();
+                let geometry = Geometry::from_json(&name, &json)?;
+                Checkpoint::check(name.clone(), name, geometry, Cow::Owned(bytes))
+            }
             Source::File(path) => {
                 if path.extension().is_none_or(|extension| extension != "safetensors") {
                     return Err(LoadError::Name { path: path.clone() });

@@ -30,7 +30,9 @@ pub struct Transformer {
 impl Transformer {
     /// Reads and checks a model. It will compute on `compute`, which other models may share.
     pub fn load(source: &Source, compute: Arc<Compute>) -> Result<Transformer, LoadError> {
-        Transformer::new(&Checkpoint::open(source)?, compute)
+        let mut transformer = Transformer::new(&Checkpoint::open(source)?, compute)?;
+        transformer.description.synthetic = matches!(source, Source::Synthetic(_));
+        Ok(transformer)
     }
 
     fn new(checkpoint: &Checkpoint, compute: Arc<Compute>) -> Result<Transformer, LoadError> {
@@ -47,6 +49,7 @@ impl Transformer {
             device: format!("cpu {} {} threads", compute.isa(), compute.threads()),
             parameters: geometry.parameters(),
             weight_bytes: 2 * geometry.parameters(),
+            synthetic: false,
         };
         let state = State::new(compute.threads());
         Ok(Transformer { description, geometry, weights, compute, state })

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, ops::RangeInclusive, thread, time:
 
 use clap::Args;
 use model::{Limits, Source};
+use speculative::SyntheticAcceptance;
 
 /// Threads, limits and stopping.
 #[derive(Args, Clone, Debug)]
@@ -58,14 +59,26 @@ impl Config {
 /// The model that a flag names.
 ///
 /// # Errors
-/// No name, or one of an embedded model that there is not. A file is looked for when it is loaded.
+/// No name, or one of an embedded or synthetic model that there is not. A file is looked for when it is loaded.
 pub fn source(text: &str) -> Result<Source, String> {
     match text.parse() {
-        Ok(Source::File(_)) if text.is_empty() || text.starts_with("embedded:") => {
-            Err("allowed: embedded:target, embedded:draft, or the path of a .safetensors file".to_owned())
+        Ok(Source::File(_))
+            if ["embedded:", "synthetic:"].iter().any(|kind| text.starts_with(kind)) || text.is_empty() =>
+        {
+            Err("allowed: embedded:target, embedded:draft, synthetic:grown-gpt2, or the path of a .safetensors file"
+                .to_owned())
         }
         Ok(source) => Ok(source),
     }
+}
+
+/// The acceptance by lot that a flag asks for.
+///
+/// # Errors
+/// Anything but a number from 0 to 1.
+pub fn synthetic_acceptance(text: &str) -> Result<SyntheticAcceptance, String> {
+    let rate = text.parse().ok().and_then(SyntheticAcceptance::new);
+    rate.ok_or_else(|| "allowed: a number, 0 to 1".to_owned())
 }
 
 /// The address that a flag names.

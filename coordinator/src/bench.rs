@@ -3,14 +3,17 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use serde::Serialize;
-use speculative::Sampling;
+use speculative::{
+    Sampling,
+    roofline::{Roofs, Work},
+};
 use telemetry::Tracer;
 
 use crate::{
     Deadlines, Error, Pair, Request, Run, StopReason,
     cycle::generate,
     echo::Echo,
-    report::{PairRoofs, Report, Theory, median, median_interval},
+    report::{PairRoofs, Report, Synthetic, Theory, median, median_interval},
 };
 
 /// What to measure.
@@ -26,6 +29,8 @@ pub struct Plan {
     pub sampling: Sampling,
     /// Tokens of each run.
     pub max_tokens: usize,
+    /// The named workload that this is.
+    pub workload: Option<&'static str>,
 }
 
 /// What was measured.
@@ -39,6 +44,48 @@ pub struct Outcome {
     pub speedup: Option<f64>,
     /// The baseline, and how honest it is.
     pub ar: Baseline,
+    /// The named workload; `null` where the plan is of one's own.
+    pub workload: Option<&'static str>,
+    /// What was made for study; `null` where nothing was.
+    pub synthetic: Option<Synthetic>,
+    /// What all runs of a phase add up to.
+    #[serde(skip)]
+    pub totals: Totals,
+    /// The target's roofs, medians of what was measured between the runs.
+    #[serde(skip)]
+    pub roofs: Option<Roofs>,
+}
+
+/// The AR runs, and the speculative ones of the first γ.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Without a draft.
+    pub ar: Total,
+    /// With it.
+    pub speculative: Total,
+}
+
+/// All cycles of several runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Total {
+    /// How many.
+    pub cycles: u64,
+    /// Their wall, summed.
+    pub wall: Duration,
+    /// What both models had to do.
+    pub work: Work,
+}
+
+impl Total {
+    fn of<'a>(runs: impl Iterator<Item = &'a Run>) -> Self {
+        let mut total = Self::default();
+        for cycle in runs.flat_map(|run| &run.cycles) {
+            total.cycles += 1;
+            total.wall += cycle.wall;
+            total.work += cycle.target.work + cycle.draft.map_or(Work::default(), |draft| draft.work);
+        }
+        total
+    }
 }
 
 /// One run's report, with its kind.
@@ -58,7 +105,7 @@ pub struct ByGamma {
     pub gamma: usize,
     /// Counted pairs.
     pub pairs: usize,
-    /// Pairs whose two outputs were the same tokens; all of them, unless a device is inexact.
+    /// Pairs whose two outputs were the same tokens; all of them, unless a device is inexact or a target accepts by lot.
     pub identical: usize,
     /// Tokens/s over the AR run through the same services.
     pub speedup: Option<f64>,
@@ -206,19 +253,32 @@ impl Measured {
         let roofs = self.median_roofs();
         let by_gamma: Vec<ByGamma> = (0..plan.gammas.len()).map(|at| self.by_gamma(at, plan.gammas[at])).collect();
         let ar = self.baseline(roofs.target.map(|roofs| roofs.bytes_per_s));
+        let totals = Totals {
+            ar: Total::of(self.pairs.iter().flatten().map(|(ar, _)| ar)),
+            speculative: Total::of(self.pairs.iter().take(1).flatten().map(|(_, speculative)| speculative)),
+        };
         let (mut runs, alone) = (Vec::new(), pair.without_draft());
         for (ar, speculative) in self.pairs.into_iter().flatten() {
             runs.push(CountedRun { mode: "ar", report: Report::new(ar, &alone, &roofs) });
             runs.push(CountedRun { mode: "speculative", report: Report::new(speculative, pair, &roofs) });
         }
-        Outcome { runs, speedup: by_gamma.first().and_then(|first| first.speedup), by_gamma, ar }
+        Outcome {
+            runs,
+            speedup: by_gamma.first().and_then(|first| first.speedup),
+            by_gamma,
+            ar,
+            workload: plan.workload,
+            synthetic: Synthetic::of(pair),
+            totals,
+            roofs: roofs.target,
+        }
     }
 
     fn median_roofs(&self) -> PairRoofs {
-        let side = |of: fn(&PairRoofs) -> Option<speculative::roofline::Roofs>| {
+        let side = |of: fn(&PairRoofs) -> Option<Roofs>| {
             let all: Vec<_> = self.roofs.iter().filter_map(of).collect();
-            let value = |of: fn(&speculative::roofline::Roofs) -> f64| median(&all.iter().map(of).collect::<Vec<_>>());
-            Some(speculative::roofline::Roofs {
+            let value = |of: fn(&Roofs) -> f64| median(&all.iter().map(of).collect::<Vec<_>>());
+            Some(Roofs {
                 flops_per_s: value(|roofs| roofs.flops_per_s)?,
                 bytes_per_s: value(|roofs| roofs.bytes_per_s)?,
                 memory_bytes_per_s: value(|roofs| roofs.memory_bytes_per_s)?,

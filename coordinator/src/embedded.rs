@@ -1,4 +1,4 @@
-//! Draft and target in this process, over real gRPC on loopback, with the pair that ships in the repository.
+//! Draft and target in this process, over real gRPC on loopback: the pair that ships in the repository, or another.
 //!
 //! The same code path, spans and protocol as three machines. Each service has its own thread and runtime; the two models
 //! share one pool of compute threads.
@@ -6,6 +6,7 @@
 use std::{future, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use model::{Compute, EmbeddedModel, Limits, Source};
+use speculative::SyntheticAcceptance;
 use telemetry::{Tracer, names};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
@@ -13,6 +14,24 @@ use crate::Error;
 
 /// The coordinator ends its sessions before it stops the services.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// What the services serve.
+#[derive(Clone, Debug)]
+pub struct Models {
+    /// `None` for plain AR.
+    pub draft: Option<Source>,
+    /// The target's.
+    pub target: Source,
+    /// Has the target accept by lot.
+    pub synthetic_acceptance: Option<SyntheticAcceptance>,
+}
+
+impl Default for Models {
+    fn default() -> Self {
+        let draft = Some(Source::Embedded(EmbeddedModel::Draft));
+        Self { draft, target: Source::Embedded(EmbeddedModel::Target), synthetic_acceptance: None }
+    }
+}
 
 /// Running services; they stop when this is dropped, or in order by [`Embedded::stop`].
 #[derive(Debug)]
@@ -30,16 +49,20 @@ struct Running {
 }
 
 impl Embedded {
-    /// Starts a target, and a draft unless decoding is plain AR, computing with `threads` (all processors by default).
-    /// Ready when both models are loaded.
+    /// Starts the services of `models`, computing with `threads` (all processors by default). Ready when both models are
+    /// loaded.
     ///
     /// # Errors
     /// A service that does not start.
-    pub async fn start(with_draft: bool, threads: Option<NonZeroUsize>) -> Result<Self, Error> {
+    pub async fn start(models: Models, threads: Option<NonZeroUsize>) -> Result<Self, Error> {
         let threads = threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
         let compute = Arc::new(Compute::new(threads));
-        let target = launch("target", EmbeddedModel::Target, compute.clone());
-        let draft = with_draft.then(|| launch("draft", EmbeddedModel::Draft, compute));
+        let Models { draft, target, synthetic_acceptance } = models;
+        let draft = draft.map(|source| {
+            let compute = compute.clone();
+            launch(Serve { side: Side::Draft, source, compute, synthetic_acceptance: None })
+        });
+        let target = launch(Serve { side: Side::Target, source: target, compute, synthetic_acceptance });
         let target = ready("target", target).await?;
         let draft = match draft {
             Some(draft) => Some(ready("draft", draft).await?),
@@ -79,46 +102,59 @@ async fn ready(side: &'static str, (address, stop, thread): Launch) -> Result<Ru
     Ok(Running { url, stop, thread })
 }
 
-fn launch(side: &'static str, model: EmbeddedModel, compute: Arc<Compute>) -> Launch {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Draft,
+    Target,
+}
+
+/// One service to be started.
+struct Serve {
+    side: Side,
+    source: Source,
+    compute: Arc<Compute>,
+    synthetic_acceptance: Option<SyntheticAcceptance>,
+}
+
+fn launch(serve: Serve) -> Launch {
     let (ready, address) = oneshot::channel();
     let (stop, stopped) = oneshot::channel();
+    let name = if serve.side == Side::Draft { "draft-svc" } else { "target-svc" };
     let run = move || match runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(serve(side, model, compute, ready, stopped)),
+        Ok(runtime) => runtime.block_on(serve.run(ready, stopped)),
         Err(error) => drop(ready.send(Err(error.to_string()))),
     };
-    let thread = thread::Builder::new().name(format!("{side}-svc")).spawn(run).ok();
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(run).ok();
     (address, stop, thread)
 }
 
-async fn serve(
-    side: &'static str,
-    model: EmbeddedModel,
-    compute: Arc<Compute>,
-    ready: oneshot::Sender<Result<String, String>>,
-    stopped: oneshot::Receiver<()>,
-) {
-    let (service, thread) = match model {
-        EmbeddedModel::Draft => (names::service::DRAFT, "draft-model"),
-        EmbeddedModel::Target => (names::service::TARGET, "target-model"),
-    };
-    let prepared = async {
-        let worker = ::service::load(thread, Source::Embedded(model), compute, Limits::default()).await?;
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("http://{}", listener.local_addr()?);
-        Ok::<_, anyhow::Error>((worker, listener, url, Tracer::from_env(service)?))
-    };
-    let (worker, listener, url, tracer) = match prepared.await {
-        Ok(prepared) => prepared,
-        Err(problem) => return drop(ready.send(Err(problem.to_string()))),
-    };
-    let _ = ready.send(Ok(url));
-    let (load, stop) = (future::ready(Ok(worker)), async { drop(stopped.await) });
-    let served = match model {
-        EmbeddedModel::Draft => draft_svc::serve(listener, load, tracer.clone(), stop, GRACE).await,
-        EmbeddedModel::Target => target_svc::serve(listener, load, tracer.clone(), stop, GRACE).await,
-    };
-    if let Err(error) = served {
-        tracing::error!(side, %error, "the embedded service failed");
+impl Serve {
+    async fn run(self, ready: oneshot::Sender<Result<String, String>>, stopped: oneshot::Receiver<()>) {
+        let Self { side, source, compute, synthetic_acceptance } = self;
+        let (service, thread) = match side {
+            Side::Draft => (names::service::DRAFT, "draft-model"),
+            Side::Target => (names::service::TARGET, "target-model"),
+        };
+        let prepared = async {
+            let limits = Limits::default();
+            let worker = ::service::load(thread, source, compute, limits, synthetic_acceptance).await?;
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            let url = format!("http://{}", listener.local_addr()?);
+            Ok::<_, anyhow::Error>((worker, listener, url, Tracer::from_env(service)?))
+        };
+        let (worker, listener, url, tracer) = match prepared.await {
+            Ok(prepared) => prepared,
+            Err(problem) => return drop(ready.send(Err(problem.to_string()))),
+        };
+        let _ = ready.send(Ok(url));
+        let (load, stop) = (future::ready(Ok(worker)), async { drop(stopped.await) });
+        let served = match side {
+            Side::Draft => draft_svc::serve(listener, load, tracer.clone(), stop, GRACE).await,
+            Side::Target => target_svc::serve(listener, load, tracer.clone(), stop, GRACE).await,
+        };
+        if let Err(error) = served {
+            tracing::error!(service, %error, "the embedded service failed");
+        }
+        let _ = tokio::task::spawn_blocking(move || tracer.shutdown()).await;
     }
-    let _ = tokio::task::spawn_blocking(move || tracer.shutdown()).await;
 }

@@ -1,5 +1,7 @@
 //! Why a request failed.
 
+use std::{io, path::PathBuf};
+
 use speculative::InvalidSampling;
 use tonic::Status;
 
@@ -125,13 +127,22 @@ pub enum Error {
         /// What it did.
         what: String,
     },
-    /// The embedded services did not start.
-    #[error("the embedded {side} did not start: {problem}")]
+    /// A service of this process did not start.
+    #[error("the {side} in this process did not start: {problem}")]
     Embedded {
         /// Draft or target.
         side: &'static str,
         /// Why.
         problem: String,
+    },
+    /// A roofline file, or its directory, cannot be written.
+    #[error("the sidecar {} cannot be written: {error}", path.display())]
+    Sidecar {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        error: io::Error,
     },
 }
 

@@ -7,6 +7,7 @@
 //! - [`text`]: prompt to tokens, tokens to text, stop strings
 //! - [`report`]: what a run was, as JSON and on a terminal
 //! - [`bench`](mod@bench): AR and speculative runs in alternation, theory beside measurement
+//! - [`sidecar`]: a benchmark as roofline files
 //! - `embedded`: draft and target in this process
 //! - [`cli`]: the `outrider` command line
 
@@ -20,6 +21,7 @@ mod error;
 mod link;
 pub mod pairing;
 pub mod report;
+pub mod sidecar;
 pub mod text;
 
 pub use cycle::{Cycle, Leg, Request, Run, StopReason, generate};

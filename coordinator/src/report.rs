@@ -1,6 +1,7 @@
 //! What a run was, with the keys of the MLPerf EDU `nanogpt-decode-spec` workload and what they leave out.
 
 mod stats;
+mod synthetic;
 pub mod terminal;
 mod theory;
 
@@ -11,6 +12,7 @@ use speculative::{
 };
 
 pub use stats::{mean, median, median_interval};
+pub use synthetic::Synthetic;
 pub use theory::Theory;
 
 use crate::{Cycle, Leg, Pair, Run, Service};
@@ -62,6 +64,8 @@ pub struct Report {
     pub cycle: Breakdowns,
     /// Where the forwards stand under the roofs.
     pub roofline: Rooflines,
+    /// What was made for study; `null` where nothing was.
+    pub synthetic: Option<Synthetic>,
 }
 
 /// The cycle's breakdown, over all cycles.
@@ -186,6 +190,7 @@ impl Report {
                 draft: Roofline::over(run.cycles.iter().filter_map(|cycle| cycle.draft), roofs.draft),
                 target: Roofline::over(run.cycles.iter().map(|cycle| cycle.target), roofs.target),
             },
+            synthetic: Synthetic::of(pair),
             text: run.text,
             token_ids: run.token_ids,
         }
@@ -259,6 +264,8 @@ pub struct ServiceReport {
     pub weight_bytes: u64,
     pub roofs: Option<RoofsReport>,
     pub limits: LimitsReport,
+    pub synthetic: bool,
+    pub synthetic_acceptance: Option<f64>,
 }
 
 /// A service's roofs.
@@ -300,6 +307,8 @@ impl From<&Service> for ServiceReport {
             device: description.device,
             parameters: description.parameters,
             weight_bytes: description.weight_bytes,
+            synthetic: description.synthetic,
+            synthetic_acceptance: description.synthetic_acceptance,
             roofs: description.roofs.map(|roofs| RoofsReport {
                 flops_per_s: roofs.flops_per_s,
                 bytes_per_s: roofs.bytes_per_s,

@@ -9,6 +9,8 @@ mod fake;
 mod output;
 #[path = "cli/services.rs"]
 mod services;
+#[path = "cli/study.rs"]
+mod study;
 
 use process::{Ended, command, end};
 
@@ -139,12 +141,13 @@ fn a_service_that_does_not_answer_is_named_with_the_reason() {
 #[test]
 fn the_help_of_each_command_names_each_of_its_flags() {
     let pair = ["--draft ", "--target ", "--threads", "--draft-deadline", "--target-deadline"];
+    let models = ["--draft-model", "--target-model", "--synthetic-acceptance"];
     let sampling = ["--temperature", "--top-k", "--top-p", "--min-p", "--seed"];
     let generate = ["--gamma", "--ar", "--max-tokens", "--stop", "--json"];
-    let bench = ["--gamma", "--pairs", "--max-tokens", "--json"];
+    let bench = ["--gamma", "--pairs", "--max-tokens", "--workload", "--sidecar", "--json"];
     for (name, flags) in [
-        ("generate", [&generate[..], &sampling, &pair].concat()),
-        ("bench", [&bench[..], &sampling, &pair].concat()),
+        ("generate", [&generate[..], &sampling, &pair, &models].concat()),
+        ("bench", [&bench[..], &sampling, &pair, &models].concat()),
         ("describe", vec!["--json"]),
     ] {
         let help = outrider(&[name, "--help"]).succeeded().stdout;

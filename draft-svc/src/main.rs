@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// The model: embedded:draft, embedded:target, or the path of a safetensors file with its JSON beside it
+    /// The model: embedded:draft, embedded:target, synthetic:grown-gpt2, or the path of a safetensors file with its JSON beside it
     #[arg(long, env = "OUTRIDER_MODEL", value_name = "MODEL", default_value = "embedded:draft", value_parser = service::source)]
     model: Source,
 
@@ -37,7 +37,7 @@ async fn run(Args { model, listen, config }: Args) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, %model, "draft-svc listens");
 
     let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());
-    let load = service::load("draft-model", model, compute, limits);
+    let load = service::load("draft-model", model, compute, limits, None);
     let served = draft_svc::serve(listener, load, tracer.clone(), server::termination(), config.grace).await;
     tokio::task::spawn_blocking(move || tracer.shutdown()).await?;
     Ok(served?)

@@ -12,3 +12,6 @@ const BINARY: &str = env!("CARGO_BIN_EXE_draft-svc");
 
 /// The model that it serves where none is named.
 const MODEL: &str = "embedded:draft";
+
+/// Flags that the other service does not have, with their variables.
+const OWN_FLAGS: [(&str, &str); 0] = [];

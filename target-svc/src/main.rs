@@ -5,6 +5,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 use anyhow::anyhow;
 use clap::Parser;
 use model::{Compute, Source};
+use speculative::SyntheticAcceptance;
 use telemetry::{Tracer, logs, names, server};
 use tokio::net::TcpListener;
 
@@ -12,13 +13,18 @@ use tokio::net::TcpListener;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// The model: embedded:target, embedded:draft, or the path of a safetensors file with its JSON beside it
+    /// The model: embedded:target, embedded:draft, synthetic:grown-gpt2, or the path of a safetensors file with its JSON beside it
     #[arg(long, env = "OUTRIDER_MODEL", value_name = "MODEL", default_value = "embedded:target", value_parser = service::source)]
     model: Source,
 
     /// Address to listen on; it says which port it got where that is 0
     #[arg(long, env = "OUTRIDER_LISTEN", value_name = "ADDR", value_parser = service::address, default_value = "127.0.0.1:7102")]
     listen: SocketAddr,
+
+    /// Accept each proposed token by lot with this chance, 0 to 1, whatever the model says, to study what cycles cost;
+    /// the output means nothing then
+    #[arg(long, env = "OUTRIDER_SYNTHETIC_ACCEPTANCE", value_name = "A", allow_negative_numbers = true, value_parser = service::synthetic_acceptance)]
+    synthetic_acceptance: Option<SyntheticAcceptance>,
 
     #[command(flatten)]
     config: service::Config,
@@ -31,13 +37,13 @@ async fn main() -> ExitCode {
     service::exit(run(args).await)
 }
 
-async fn run(Args { model, listen, config }: Args) -> anyhow::Result<()> {
+async fn run(Args { model, listen, synthetic_acceptance, config }: Args) -> anyhow::Result<()> {
     let tracer = Tracer::from_env(names::service::TARGET)?;
     let listener = TcpListener::bind(listen).await.map_err(|error| anyhow!("cannot listen on {listen}: {error}"))?;
     tracing::info!(address = %listener.local_addr()?, %model, "target-svc listens");
 
     let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());
-    let load = service::load("target-model", model, compute, limits);
+    let load = service::load("target-model", model, compute, limits, synthetic_acceptance);
     let served = target_svc::serve(listener, load, tracer.clone(), server::termination(), config.grace).await;
     tokio::task::spawn_blocking(move || tracer.shutdown()).await?;
     Ok(served?)

@@ -6,7 +6,7 @@ use coordinator::report::{median, median_interval};
 use outrider_tests::processes::Outrider;
 use serde_json::Value;
 
-const REPORT: [&str; 22] = [
+const REPORT: [&str; 23] = [
     "phase",
     "draft_params",
     "target_params",
@@ -29,6 +29,7 @@ const REPORT: [&str; 22] = [
     "time_to_first_token_s",
     "cycle",
     "roofline",
+    "synthetic",
 ];
 
 const PARTS: [&str; 8] = [
@@ -107,6 +108,7 @@ fn assert_report(report: &Value, gamma: u64) {
     assert_eq!((report["gamma"].as_u64(), report["stop_reason"].as_str()), (Some(gamma), Some("length")));
     assert_eq!(report["target_params"], 11_483_136);
     assert!(report["trace_id"].is_null(), "nothing is exported");
+    assert!(report["synthetic"].is_null(), "both models are trained");
     let ids: Vec<u32> = report["token_ids"].as_array().expect("a list").iter().map(|id| number(id) as u32).collect();
     let text: String = ids.iter().filter_map(|&id| char::from_u32(id)).collect();
     assert_eq!((report["text"].as_str(), report["tokens_emitted"].as_u64()), (Some(&*text), Some(ids.len() as u64)));
@@ -219,7 +221,8 @@ async fn the_report_of_a_benchmark_has_the_designs_keys_and_its_figures_agree() 
     const GAMMAS: [u64; 2] = [4, 2];
     const PAIRS: usize = 3;
     let bench = json(&["bench", "--json", "--gamma", "4,2", "--pairs", "3", "--max-tokens", "40", "--seed", "5"]).await;
-    assert_keys(&bench, ["runs", "by_gamma", "speedup", "ar"]);
+    assert_keys(&bench, ["runs", "by_gamma", "speedup", "ar", "workload", "synthetic"]);
+    assert!(bench["workload"].is_null() && bench["synthetic"].is_null());
     let runs = bench["runs"].as_array().expect("runs");
     let by_gamma = bench["by_gamma"].as_array().expect("a summary for each γ");
     assert_eq!((runs.len(), by_gamma.len()), (2 * PAIRS * GAMMAS.len(), GAMMAS.len()));

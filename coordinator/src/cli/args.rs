@@ -1,11 +1,17 @@
 //! The flags, with their ranges.
 
-use std::{num::NonZeroUsize, ops::RangeInclusive, time::Duration};
+use std::{num::NonZeroUsize, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Args, builder::ArgPredicate};
 use speculative::Sampling;
 
 use crate::Deadlines;
+
+#[cfg(feature = "embedded")]
+mod models;
+
+#[cfg(feature = "embedded")]
+pub(super) use models::{ModelArgs, Workload};
 
 /// Most tokens that a run may ask for.
 const MOST_TOKENS: u64 = 1 << 20;
@@ -48,12 +54,18 @@ pub(super) struct GenerateArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct BenchArgs {
-    /// What to continue, instead of the three prompts that are built in
+    /// What to continue, instead of the prompts that are built in
     #[arg(value_name = "PROMPT")]
     pub(super) prompt: Option<String>,
 
+    /// A known benchmark, with a pair in this process and its own prompts, γ, tokens and temperature, unless flags say
+    /// otherwise
+    #[cfg(feature = "embedded")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["draft", "target", "draft_model", "target_model"])]
+    pub(super) workload: Option<Workload>,
+
     /// The γ to measure, each 1 to 32; the first one's speed-up is the benchmark's
-    #[arg(long, value_name = "N,N,…", default_value = "4,2,8", value_delimiter = ',', allow_negative_numbers = true, value_parser = whole::<u32>(1..=32))]
+    #[arg(long, value_name = "N,N,…", default_value = "4,2,8", default_value_if("workload", ArgPredicate::IsPresent, "4"), value_delimiter = ',', allow_negative_numbers = true, value_parser = whole::<u32>(1..=32))]
     pub(super) gamma: Vec<u32>,
 
     /// Counted pairs of an AR and a speculative run for each γ, after one that is dropped
@@ -61,7 +73,7 @@ pub(super) struct BenchArgs {
     pub(super) pairs: u32,
 
     /// Tokens of each run
-    #[arg(long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = whole::<u32>(2..=MOST_TOKENS))]
+    #[arg(long, value_name = "N", default_value = "256", default_value_if("workload", ArgPredicate::IsPresent, "64"), allow_negative_numbers = true, value_parser = whole::<u32>(2..=MOST_TOKENS))]
     pub(super) max_tokens: u32,
 
     #[command(flatten)]
@@ -69,6 +81,11 @@ pub(super) struct BenchArgs {
 
     #[command(flatten)]
     pub(super) services: ServiceArgs,
+
+    /// Write what was measured into this directory too, as roofline files (mlperf-edu-roofline/1.0), one for the AR runs
+    /// and one for the speculative runs of the first γ
+    #[arg(long, value_name = "DIR")]
+    pub(super) sidecar: Option<PathBuf>,
 
     /// Print one JSON object on standard output and nothing else
     #[arg(long)]
@@ -90,7 +107,7 @@ pub(super) struct DescribeArgs {
 #[command(next_help_heading = "Sampling")]
 pub(super) struct SamplingArgs {
     /// 0 always takes the likeliest token; 0 to 100
-    #[arg(long, value_name = "T", default_value = "0.8", allow_negative_numbers = true, value_parser = temperature)]
+    #[arg(long, value_name = "T", default_value = "0.8", default_value_if("workload", ArgPredicate::IsPresent, "0"), allow_negative_numbers = true, value_parser = temperature)]
     temperature: f64,
 
     /// Keep the K likeliest tokens; 0 keeps all
@@ -120,7 +137,7 @@ impl SamplingArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Services")]
 pub(super) struct ServiceArgs {
-    /// The draft's address, http://HOST:PORT; without addresses the embedded pair is used
+    /// The draft's address, http://HOST:PORT; without addresses both models live in this process
     #[arg(long, value_name = "URL", env = "OUTRIDER_DRAFT")]
     pub(super) draft: Option<String>,
 
@@ -128,7 +145,7 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "URL", env = "OUTRIDER_TARGET")]
     pub(super) target: Option<String>,
 
-    /// Threads of the embedded pair [default: the processors that this process may use]
+    /// Threads of the models in this process [default: the processors that this process may use]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     pub(super) threads: Option<NonZeroUsize>,
 
@@ -139,6 +156,10 @@ pub(super) struct ServiceArgs {
     /// How long the target may take before it counts as gone
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true, default_value = "30s", value_parser = duration)]
     target_deadline: Duration,
+
+    #[cfg(feature = "embedded")]
+    #[command(flatten)]
+    pub(super) models: ModelArgs,
 }
 
 impl ServiceArgs {

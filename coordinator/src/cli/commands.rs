@@ -1,31 +1,29 @@
 //! What the commands do.
 
+mod bench;
 mod pair;
 
 use std::{
     io::{self, IsTerminal, Read, Write},
     sync::mpsc,
     thread,
-    time::Duration,
 };
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal;
 
 use super::{
     End,
-    args::{BenchArgs, DescribeArgs, GenerateArgs},
+    args::{DescribeArgs, GenerateArgs},
 };
 use crate::{
-    Request, Run, Service, StopReason, bench as benchmark, cycle,
+    Request, Run, Service, StopReason, cycle,
     report::{PairRoofs, Report, ServiceReport, Theory, terminal},
     text::{self, Piece},
 };
 use pair::{Connected, Place};
 
-/// Prompts of a benchmark that is given none.
-const PROMPTS: [&str; 3] = ["ROMEO:", "First Citizen:\nBefore we proceed any further, ", "KING RICHARD II:\nO, "];
+pub(super) use bench::bench;
 
 pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");
@@ -42,7 +40,7 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
         gamma,
         stop: args.stop,
     };
-    let Some(connected) = interruptible(Connected::new(place, gamma > 0)).await.transpose()? else {
+    let Some(connected) = interruptible(Connected::new(place)).await.transpose()? else {
         return Ok(End::Interrupted);
     };
     let outcome = write_text(&connected, &args.services, request, args.json).await;
@@ -67,7 +65,7 @@ async fn write_text(
     let run = run?;
 
     let mut end = if run.stop_reason == StopReason::Cancelled { End::Interrupted } else { End::Done };
-    // The embedded pair is the demonstration: its summary sets the target alone beside the run.
+    // A pair in this process is the demonstration: its summary sets the target alone beside the run.
     let mut alone = None;
     if !json && connected.is_embedded() && request.gamma > 0 && end == End::Done {
         let run = self::run(connected, services, Request { gamma: 0, ..request }, |_| {}).await?;
@@ -129,48 +127,6 @@ fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io:
     if json || !written { Ok(()) } else { writeln!(out) }
 }
 
-pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
-    telemetry::logs::init("warn");
-    let place = Place::of(&args.services, true);
-    let prompts = match &args.prompt {
-        Some(prompt) => vec![text::encode(prompt)?],
-        None => PROMPTS.iter().map(|prompt| text::encode(prompt)).collect::<Result<_, _>>()?,
-    };
-    let plan = benchmark::Plan {
-        gammas: args.gamma.iter().map(|&gamma| gamma as usize).collect(),
-        pairs: args.pairs as usize,
-        prompts,
-        sampling: args.sampling.sampling(),
-        max_tokens: args.max_tokens as usize,
-    };
-    let Some(connected) = interruptible(Connected::new(place, true)).await.transpose()? else {
-        return Ok(End::Interrupted);
-    };
-    let bar = progress_bar();
-    let progress = |done: usize, total: usize| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    };
-    let (pair, deadlines) = (&connected.pair, args.services.deadlines());
-    let bench = benchmark::Bench { pair, deadlines, tracer: &connected.tracer, progress: &progress };
-    let outcome = benchmark::bench(bench, &plan, async { drop(signal::ctrl_c().await) }).await;
-    bar.finish_and_clear();
-    connected.close().await;
-
-    let outcome = outcome?;
-    match args.json {
-        true => print_json(&outcome)?,
-        false => print_text(&terminal::benchmark(&outcome, coloured(&io::stdout())))?,
-    }
-    let whole = outcome.by_gamma.iter().all(|by| by.pairs == plan.pairs);
-    let different: usize = outcome.by_gamma.iter().map(|by| by.pairs - by.identical).sum();
-    anyhow::ensure!(
-        different == 0,
-        "{different} pairs differ in output: decoding with this draft is not lossless here"
-    );
-    Ok(if whole { End::Done } else { End::Interrupted })
-}
-
 pub(super) async fn describe(args: DescribeArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");
     let service = interruptible(Service::connect("service", &args.url, true)).await.transpose()?;
@@ -214,12 +170,4 @@ fn print_text(text: &str) -> anyhow::Result<()> {
 
 fn coloured(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
-fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} runs, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
 }

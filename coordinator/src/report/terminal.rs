@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use anstyle::{AnsiColor, Style};
 use proto::v1::DescribeResponse;
 
-use super::{Breakdown, Report, Roofline, Theory};
+use super::{Breakdown, Report, Roofline, Synthetic, Theory};
 use crate::{Service, bench};
 
 /// Cells of a cycle's bar.
@@ -58,9 +58,16 @@ fn write_summary(
         report.seed,
         report.stop_reason,
     )?;
+    synthetic(out, report.synthetic.as_ref())?;
     if let Some((ar, theory)) = ar {
         let speedup = report.output_tokens_per_sec.zip(ar.output_tokens_per_sec).map(|(fast, slow)| fast / slow);
-        let same = if ar.token_ids == report.token_ids { "the same tokens" } else { "OTHER TOKENS" };
+        let same = match ar.token_ids == report.token_ids {
+            true => "the same tokens",
+            false if report.synthetic.is_some_and(|synthetic| synthetic.is_lossy()) => {
+                "other tokens, as accepted by lot"
+            }
+            false => "OTHER TOKENS",
+        };
         let theory = theory.map(|theory| format!(", theory {:.2} ×", theory.speedup)).unwrap_or_default();
         writeln!(
             out,
@@ -81,6 +88,10 @@ fn write_summary(
         writeln!(out, "trace {trace_id}")?;
     }
     Ok(())
+}
+
+fn synthetic(out: &mut String, synthetic: Option<&Synthetic>) -> fmt::Result {
+    synthetic.map_or_else(Vec::new, Synthetic::sentences).iter().try_for_each(|sentence| writeln!(out, "{sentence}"))
 }
 
 fn acceptance(out: &mut String, report: &Report) -> fmt::Result {
@@ -166,6 +177,10 @@ pub fn benchmark(outcome: &bench::Outcome, colour: bool) -> String {
 
 fn write_benchmark(out: &mut String, paint: &Paint, outcome: &bench::Outcome) -> fmt::Result {
     let ar = &outcome.ar;
+    if let Some(workload) = outcome.workload {
+        writeln!(out, "workload {workload}")?;
+    }
+    synthetic(out, outcome.synthetic.as_ref())?;
     writeln!(
         out,
         "        tokens/s  speed-up [95% interval]  at target  theory   a     rate  verify/decode  same output"
@@ -266,6 +281,12 @@ pub fn description(service: &Service) -> String {
         ("context", format!("{} tokens", description.context_length)),
         ("device", description.device.clone()),
     ];
+    if description.synthetic {
+        rows.push(("synthetic", "its weights are made: what it says and accepts means nothing".to_owned()));
+    }
+    if let Some(rate) = description.synthetic_acceptance {
+        rows.push(("acceptance", format!("{rate}, by lot: the output depends on the draft")));
+    }
     if let Some(roofs) = roofs {
         let [flops, bytes, memory] = [roofs.flops_per_s, roofs.bytes_per_s, roofs.memory_bytes_per_s].map(|x| x / 1e9);
         rows.push((

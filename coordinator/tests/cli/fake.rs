@@ -3,7 +3,10 @@
 
 use std::{sync::LazyLock, thread};
 
-use coordinator::{embedded::Embedded, text};
+use coordinator::{
+    embedded::{Embedded, Models},
+    text,
+};
 use proto::v1::{
     DescribeRequest, DescribeResponse, Limits, Role,
     model_service_server::{ModelService, ModelServiceServer},
@@ -19,7 +22,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a ru
 
 static EMBEDDED: LazyLock<Embedded> = LazyLock::new(|| {
     // A thread of its own: a test may call this from within a runtime.
-    let start = || RUNTIME.block_on(Embedded::start(true, None)).expect("the embedded pair starts");
+    let start = || RUNTIME.block_on(Embedded::start(Models::default(), None)).expect("the embedded pair starts");
     thread::spawn(start).join().expect("the embedded pair starts")
 });
 

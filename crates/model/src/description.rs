@@ -9,7 +9,7 @@ pub(crate) const TOKENIZER_SIZE: usize = 128;
 /// A model's identity and measures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
-    /// The file's name without its ending, or `embedded:target`, `embedded:draft`.
+    /// The file's name without its ending, or as in `embedded:target`.
     pub name: String,
     /// SHA-256 over geometry and weights, hexadecimal: equal for equal models, wherever their files lie.
     pub fingerprint: String,
@@ -27,6 +27,8 @@ pub struct Description {
     pub parameters: u64,
     /// Bytes of all weights.
     pub weight_bytes: u64,
+    /// Made, not trained: what it accepts means nothing about text.
+    pub synthetic: bool,
 }
 
 /// A digest in hexadecimal.

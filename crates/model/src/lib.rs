@@ -6,6 +6,7 @@
 //!
 //! # Layout
 //! - [`Source`], [`LoadError`]: where weights come from, and what is refused
+//! - `grown`: a larger target, made from the embedded one
 //! - [`Transformer`], [`Decoder`], [`Rows`], [`Forward`]: the ragged forward
 //! - [`KvCache`]: one sequence's keys and values
 //! - [`Compute`], [`Isa`]: threads and instructions, shared by the models of a process
@@ -15,6 +16,7 @@
 //! - `kernels`: matmul, attention, norms, rotations, activations in one canonical order
 //! - `load`, `weights`: files, and the weights that are taken over from them
 //! - `hub`: models from the Hugging Face hub
+//! - [`SyntheticModel`], `grown`: models that are made, not trained
 //! - `roofs`: what the machine could do at best
 
 mod cache;
@@ -24,12 +26,14 @@ mod decoder;
 mod description;
 mod error;
 mod geometry;
+mod grown;
 mod hub;
 mod kernels;
 mod load;
 mod roofs;
 mod session;
 mod source;
+mod synthetic;
 mod transformer;
 mod weights;
 mod worker;
@@ -46,6 +50,7 @@ pub use session::{
     AnswerError, DraftSession, Drafting, Limits, Open, OpenError, Plan, Propose, Reason, Refusal, TargetSession,
     Verify, Verifying,
 };
-pub use source::{EmbeddedModel, Source};
+pub use source::{EmbeddedModel, InvalidSource, Source};
+pub use synthetic::{Dtype, Preset, SyntheticModel};
 pub use transformer::Transformer;
 pub use worker::{Answer, Cost, Pass, Worker};

@@ -6,9 +6,12 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use tokenizer::Tokenizer;
 
+use crate::description::hex;
 use crate::geometry::{Geometry, nanogpt};
+use crate::grown::grown;
+use crate::synthetic::{self, SyntheticModel};
 use crate::weights::{Names, Parameters};
-use crate::{LoadError, Source, hub};
+use crate::{EmbeddedModel, LoadError, Source, hub};
 
 mod bytes;
 mod convert;
@@ -21,6 +24,9 @@ mod tests;
 
 use self::bytes::Bytes;
 use self::stored::Stored;
+
+/// Noise of the grown model: with it the two models' greedy choices agree about 7 times in 10.
+const GROWN_NOISE: f32 = 0.4;
 
 /// Longest geometry or configuration, bytes.
 const MAX_JSON: u64 = 1 << 16;
@@ -42,32 +48,54 @@ pub(crate) struct Loaded {
     /// SHA-256 over geometry and weights as stored, hexadecimal.
     pub(crate) fingerprint: String,
     pub(crate) tokenizer: Tokenizer,
+    /// Whether it was made, not trained.
+    pub(crate) synthetic: bool,
+}
+
+/// Reads, fetches or makes a model.
+pub(crate) fn load(source: &Source) -> Result<Loaded, LoadError> {
+    let name = source.to_string();
+    match source {
+        Source::Embedded(model) => {
+            let (json, weights) = model.files();
+            Checkpoint::nanogpt(name.clone(), name, json, weights.into())?.load()
+        }
+        Source::Synthetic(SyntheticModel::GrownGpt2) => {
+            let (json, weights) = EmbeddedModel::Target.files();
+            let (json, weights) = grown(json, weights, GROWN_NOISE, 0);
+            let loaded = Checkpoint::nanogpt(name.clone(), name, &json, weights.into())?.load()?;
+            Ok(Loaded { synthetic: true, ..loaded })
+        }
+        Source::Synthetic(SyntheticModel::Random(preset, dtype)) => {
+            let (geometry, weights) = synthetic::random(*preset, *dtype)?;
+            let fingerprint = hex(Sha256::new_with_prefix(format!("outrider model: {name}\n")));
+            Ok(Loaded { name, geometry, weights, fingerprint, tokenizer: Tokenizer::ascii(), synthetic: true })
+        }
+        Source::Hub { repo, file } => {
+            let mut shown = hub::Shown::new();
+            let path = hub::fetch(repo, file.as_deref(), &mut |file, done, total| shown.update(file, done, total))?;
+            Checkpoint::open(&path)?.load()
+        }
+        Source::File(path) => Checkpoint::open(path)?.load(),
+    }
 }
 
 impl Checkpoint {
-    pub(crate) fn open(source: &Source) -> Result<Checkpoint, LoadError> {
-        match source {
-            Source::Embedded(model) => {
-                let (json, weights) = model.files();
-                Checkpoint::nanogpt(model.to_string(), model.to_string(), json, weights.into())
+    /// Opens a file or a folder.
+    pub(crate) fn open(path: &Path) -> Result<Checkpoint, LoadError> {
+        if path.is_dir() {
+            return folder::open(path);
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("safetensors") => {
+                let geometry = path.with_extension("json");
+                let json = bytes::read(&geometry, MAX_JSON)?;
+                // An error in it is reported under its own name.
+                nanogpt::geometry(&geometry.display().to_string(), &json)?;
+                Checkpoint::nanogpt(stem(path), path.display().to_string(), &json, Bytes::map(path)?)
             }
-            Source::Hub { repo, file } => {
-                let mut shown = hub::Shown::new();
-                let path = hub::fetch(repo, file.as_deref(), &mut |file, done, total| shown.update(file, done, total))?;
-                Checkpoint::open(&Source::File(path))
-            }
-            Source::File(path) if path.is_dir() => folder::open(path),
-            Source::File(path) => match path.extension().and_then(|extension| extension.to_str()) {
-                Some("safetensors") => {
-                    let geometry = path.with_extension("json");
-                    let json = bytes::read(&geometry, MAX_JSON)?;
-                    // An error in it is reported under its own name.
-                    nanogpt::geometry(&geometry.display().to_string(), &json)?;
-                    Checkpoint::nanogpt(stem(path), path.display().to_string(), &json, Bytes::map(path)?)
-                }
-                Some("gguf") => gguf::open(path),
-                _ => Err(LoadError::Name { path: path.clone() }),
-            },
+            Some("gguf") => gguf::open(path),
+            _ => Err(LoadError::Name { path: path.to_owned() }),
         }
     }
 
@@ -86,7 +114,14 @@ impl Checkpoint {
         let weights = Parameters::new(&mut self.stored, &self.names, &self.geometry)?;
         let head = self.geometry.tied.then(|| format!("{}.weight", self.names.head));
         let fingerprint = self.stored.finish(head.as_deref())?;
-        Ok(Loaded { name: self.name, geometry: self.geometry, weights, fingerprint, tokenizer: self.tokenizer })
+        Ok(Loaded {
+            name: self.name,
+            geometry: self.geometry,
+            weights,
+            fingerprint,
+            tokenizer: self.tokenizer,
+            synthetic: false,
+        })
     }
 }
 

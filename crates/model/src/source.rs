@@ -1,12 +1,11 @@
 //! Where a model comes from.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::HubError;
-use crate::hub;
+use crate::synthetic::SyntheticModel;
+use crate::{HubError, hub};
 
 /// A model of the pair that every binary carries: characters, trained on TinyShakespeare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,51 +39,58 @@ impl fmt::Display for EmbeddedModel {
     }
 }
 
-/// Where a model comes from: `embedded:target`, `embedded:draft`, a Hugging Face folder, or the path of a GGUF file or of
-/// `x.safetensors` with `x.json` beside it.
+/// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// The pair in the binary.
+    /// The pair in the binary: `embedded:target`, `embedded:draft`.
     Embedded(EmbeddedModel),
-    /// A file or a folder.
-    File(PathBuf),
-    /// A model of the Hugging Face hub, `hf:OWNER/NAME[:FILE]`.
+    /// Made in memory: `synthetic:NAME[:DTYPE]`.
+    Synthetic(SyntheticModel),
+    /// A model of the Hugging Face hub: `hf:OWNER/NAME[:FILE]`.
     Hub {
         /// `OWNER/NAME`.
         repo: String,
         /// A .gguf file of it; a folder of safetensors, or its only .gguf file, where there is none.
         file: Option<String>,
     },
+    /// A GGUF file, a Hugging Face folder, or `x.safetensors` with `x.json` beside it. It is looked for when it is loaded.
+    File(PathBuf),
 }
 
-impl Source {
-    /// Checks the words of a hub's model. A file is looked for when it is loaded.
-    ///
-    /// # Errors
+/// Words that name no source of a model.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSource {
+    /// No word at all, or an embedded model that there is not.
+    #[error(
+        "allowed: embedded:target, embedded:draft, synthetic:NAME[:DTYPE], hf:OWNER/NAME[:FILE], a .gguf file, a Hugging \
+         Face folder, or a .safetensors file with its .json beside it"
+    )]
+    Unknown,
+    /// A synthetic model that there is not.
+    #[error("{0}")]
+    Synthetic(String),
     /// A repository or file that the hub has no such names as.
-    pub fn check(&self) -> Result<(), HubError> {
-        match self {
-            Source::Hub { repo, file } => hub::check(repo, file.as_deref()),
-            Source::Embedded(_) | Source::File(_) => Ok(()),
-        }
-    }
+    #[error(transparent)]
+    Hub(#[from] HubError),
 }
 
 impl FromStr for Source {
-    type Err = Infallible;
+    type Err = InvalidSource;
 
-    fn from_str(text: &str) -> Result<Source, Infallible> {
-        Ok(match text {
-            "embedded:target" => Source::Embedded(EmbeddedModel::Target),
-            "embedded:draft" => Source::Embedded(EmbeddedModel::Draft),
-            text => match text.strip_prefix("hf:") {
-                Some(name) => {
-                    let (repo, file) = name.split_once(':').map_or((name, None), |(repo, file)| (repo, Some(file)));
-                    Source::Hub { repo: repo.to_owned(), file: file.map(str::to_owned) }
-                }
-                None => Source::File(text.into()),
-            },
-        })
+    fn from_str(text: &str) -> Result<Source, InvalidSource> {
+        match text.split_once(':') {
+            _ if text.is_empty() => Err(InvalidSource::Unknown),
+            Some(("embedded", "target")) => Ok(Source::Embedded(EmbeddedModel::Target)),
+            Some(("embedded", "draft")) => Ok(Source::Embedded(EmbeddedModel::Draft)),
+            Some(("embedded", _)) => Err(InvalidSource::Unknown),
+            Some(("synthetic", name)) => name.parse().map(Source::Synthetic).map_err(InvalidSource::Synthetic),
+            Some(("hf", name)) => {
+                let (repo, file) = name.split_once(':').map_or((name, None), |(repo, file)| (repo, Some(file)));
+                hub::check(repo, file)?;
+                Ok(Source::Hub { repo: repo.to_owned(), file: file.map(str::to_owned) })
+            }
+            _ => Ok(Source::File(text.into())),
+        }
     }
 }
 
@@ -92,6 +98,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Embedded(model) => model.fmt(f),
+            Source::Synthetic(model) => model.fmt(f),
             Source::File(path) => path.display().fmt(f),
             Source::Hub { repo, file: None } => write!(f, "hf:{repo}"),
             Source::Hub { repo, file: Some(file) } => write!(f, "hf:{repo}:{file}"),

@@ -118,12 +118,8 @@ impl Preset {
         match self {
             Preset::NanoGpt => Geometry::gpt(128, 384, 6, 6, 2048),
             Preset::Gpt2Small => Geometry::gpt(128, 768, 12, 12, 4096),
-            Preset::Llama1b => {
-                Geometry { d_model: 2048, layers: 16, heads: 32, hidden: 8192, ..llama(64, 32.0) }
-            }
-            Preset::Llama3b => {
-                Geometry { d_model: 3072, layers: 28, heads: 24, hidden: 8192, ..llama(128, 32.0) }
-            }
+            Preset::Llama1b => Geometry { d_model: 2048, layers: 16, heads: 32, hidden: 8192, ..llama(64, 32.0) },
+            Preset::Llama3b => Geometry { d_model: 3072, layers: 28, heads: 24, hidden: 8192, ..llama(128, 32.0) },
             Preset::Llama8b => Geometry { tied: false, ..llama(128, 8.0) },
         }
     }

@@ -12,7 +12,7 @@ use crate::kernels::attention::{Attention, Projections};
 use crate::kernels::matmul::{self, Sink, matmul};
 use crate::kernels::rope::{self, Rotation};
 use crate::kernels::{BLOCK, Buffer, Matrix, activation};
-use crate::load::{Checkpoint, Loaded};
+use crate::load::{Loaded, load};
 use crate::weights::{Block, Linear, Parameters};
 use crate::{Compute, Decoder, Description, Error, Forward, Geometry, KvCache, LoadError, Rows, Source, roofs};
 
@@ -32,11 +32,11 @@ pub struct Transformer {
 impl Transformer {
     /// Reads and checks a model. It will compute on `compute`, which other models may share.
     pub fn load(source: &Source, compute: Arc<Compute>) -> Result<Transformer, LoadError> {
-        Ok(Transformer::new(Checkpoint::open(source)?.load()?, compute))
+        Ok(Transformer::new(load(source)?, compute))
     }
 
     pub(crate) fn new(loaded: Loaded, compute: Arc<Compute>) -> Transformer {
-        let Loaded { name, geometry, weights, fingerprint, tokenizer } = loaded;
+        let Loaded { name, geometry, weights, fingerprint, tokenizer, synthetic } = loaded;
         let description = Description {
             name,
             fingerprint,
@@ -47,6 +47,7 @@ impl Transformer {
             device: format!("cpu {} {} threads", compute.isa(), compute.threads()),
             parameters: geometry.parameters(),
             weight_bytes: weights.bytes(),
+            synthetic,
         };
         let state = State::new(&geometry, compute.threads());
         let weight_bytes = WeightBytes::of(&weights);

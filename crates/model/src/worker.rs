@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use speculative::{Sampling, TokenId, roofline::Roofs};
+use speculative::{Sampling, SyntheticAcceptance, TokenId, roofline::Roofs};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{Decoder, Description, Error, KvCache, Limits, Open, OpenError, session::Plan};
@@ -26,6 +26,7 @@ pub struct Worker {
     queue: SyncSender<Request>,
     description: Arc<Description>,
     limits: Limits,
+    synthetic_acceptance: Option<SyntheticAcceptance>,
     slots: Arc<Semaphore>,
     roofs: Arc<Mutex<Option<Roofs>>>,
 }
@@ -129,17 +130,37 @@ impl Worker {
     /// # Errors
     /// The operating system gives no thread.
     pub fn spawn(name: &str, decoder: impl Decoder, limits: Limits) -> io::Result<Self> {
+        Self::spawn_accepting(name, decoder, limits, None)
+    }
+
+    /// The same, and with `synthetic_acceptance` it accepts proposals by lot, whatever their logits.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub fn spawn_accepting(
+        name: &str,
+        decoder: impl Decoder,
+        limits: Limits,
+        synthetic_acceptance: Option<SyntheticAcceptance>,
+    ) -> io::Result<Self> {
         // One place beyond the requests, for measuring the roofs.
         let (queue, requests) = mpsc::sync_channel(limits.queue_depth + 1);
         let description = Arc::new(decoder.description().clone());
-        thread::Builder::new().name(name.to_owned()).spawn(move || batch::run(decoder, &requests))?;
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || batch::run(decoder, synthetic_acceptance, &requests))?;
         let slots = Arc::new(Semaphore::new(limits.max_sessions));
-        Ok(Self { queue, description, limits, slots, roofs: Arc::default() })
+        Ok(Self { queue, description, limits, synthetic_acceptance, slots, roofs: Arc::default() })
     }
 
     /// What the model is.
     pub fn description(&self) -> &Description {
         &self.description
+    }
+
+    /// How proposals are accepted by lot, where they are.
+    pub fn synthetic_acceptance(&self) -> Option<SyntheticAcceptance> {
+        self.synthetic_acceptance
     }
 
     /// What is refused.

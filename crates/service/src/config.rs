@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, num::NonZeroUsize, ops::RangeInclusive, thread, time::Duration};
 
 use clap::Args;
-use model::{Limits, Source};
+use model::{InvalidSource, Limits, Source};
+use speculative::SyntheticAcceptance;
 
 /// Threads, limits and stopping.
 #[derive(Args, Clone, Debug)]
@@ -58,15 +59,18 @@ impl Config {
 /// The model that a flag names.
 ///
 /// # Errors
-/// No name, or one of an embedded model that there is not. A file is looked for when it is loaded.
+/// Words that name no source. A file is looked for when it is loaded.
 pub fn source(text: &str) -> Result<Source, String> {
-    match text.parse::<Source>() {
-        Ok(Source::File(_)) if text.is_empty() || text.starts_with("embedded:") => {
-            Err("allowed: embedded:target, embedded:draft, hf:OWNER/NAME[:FILE], or the path of a .safetensors file"
-                .to_owned())
-        }
-        Ok(source) => source.check().map(|()| source).map_err(|error| error.to_string()),
-    }
+    text.parse().map_err(|error: InvalidSource| error.to_string())
+}
+
+/// The acceptance by lot that a flag asks for.
+///
+/// # Errors
+/// Anything but a number from 0 to 1.
+pub fn synthetic_acceptance(text: &str) -> Result<SyntheticAcceptance, String> {
+    let rate = text.parse().ok().and_then(SyntheticAcceptance::new);
+    rate.ok_or_else(|| "allowed: a number, 0 to 1".to_owned())
 }
 
 /// The address that a flag names.

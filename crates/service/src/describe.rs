@@ -1,6 +1,7 @@
 //! `ModelService.Describe`: who a model service is.
 
 use proto::v1::{self, DescribeRequest, DescribeResponse, model_service_server::ModelService};
+use speculative::SyntheticAcceptance;
 use tonic::{Request, Response, Status};
 
 use crate::Host;
@@ -49,6 +50,8 @@ impl ModelService for Describe {
                 queue_depth: limits.queue_depth as u32,
                 max_message_bytes: MAX_MESSAGE_BYTES,
             }),
+            synthetic: model.synthetic,
+            synthetic_acceptance: worker.synthetic_acceptance().map(SyntheticAcceptance::rate),
         }))
     }
 }

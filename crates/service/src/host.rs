@@ -10,6 +10,7 @@ use std::{
 };
 
 use model::{Compute, Decoder, Limits, LoadError, Source, Transformer, Worker};
+use speculative::SyntheticAcceptance;
 use telemetry::{
     Tracer,
     server::{self, Closing},
@@ -82,16 +83,22 @@ pub fn exit(outcome: Result<(), impl Display>) -> ExitCode {
     }
 }
 
-/// Loads `source` and starts the thread, named `name`, that owns it.
+/// Loads `source` and starts the thread, named `name`, that owns it; with `synthetic_acceptance` it accepts by lot.
 ///
 /// # Errors
 /// A model that cannot be loaded, or no thread.
-pub async fn load(name: &'static str, source: Source, compute: Arc<Compute>, limits: Limits) -> Result<Worker, Error> {
+pub async fn load(
+    name: &'static str,
+    source: Source,
+    compute: Arc<Compute>,
+    limits: Limits,
+    synthetic_acceptance: Option<SyntheticAcceptance>,
+) -> Result<Worker, Error> {
     let load = move || {
         let transformer = Transformer::load(&source, compute)?;
         let model = transformer.description();
         tracing::info!(model = model.name, parameters = model.parameters, device = model.device, "model loaded");
-        Ok(Worker::spawn(name, transformer, limits)?)
+        Ok(Worker::spawn_accepting(name, transformer, limits, synthetic_acceptance)?)
     };
     task::spawn_blocking(load).await.expect("loading does not panic")
 }

@@ -13,7 +13,7 @@ mod host;
 pub mod session;
 pub mod wire;
 
-pub use config::{Config, address, source};
+pub use config::{Config, address, source, synthetic_acceptance};
 pub use describe::Describe;
 pub use host::{Error, Host, exit, load, serve};
 pub use session::{Exchange, Role};

@@ -8,9 +8,10 @@
 //! - [`Sampling`], [`Chooser`], [`gumbel`]: the choice at one position, coupled through shared noise
 //! - [`Verdict`]: how much of a proposal stands
 //! - [`Acceptance`]: what the cycles of a run add up to
+//! - [`SyntheticAcceptance`]: proposals accepted by lot, so that costs can be studied without models that agree
 //! - [`cost`]: what a cycle ought to yield, and at which distance it stops paying
 //! - [`roofline`]: where a forward pass stands on its device
-//! - [`philox`], [`portable`]: the counter-based generator, and `ln` and `exp`
+//! - [`philox`], [`portable`]: the counter-based generator, and `ln`, `exp` and the normal distribution's quantiles
 
 mod acceptance;
 pub mod cost;
@@ -18,10 +19,12 @@ pub mod philox;
 pub mod portable;
 pub mod roofline;
 mod sampling;
+mod synthetic;
 mod verdict;
 
 pub use acceptance::Acceptance;
 pub use sampling::{Chooser, InvalidSampling, Sampling, gumbel};
+pub use synthetic::SyntheticAcceptance;
 pub use verdict::Verdict;
 
 /// A token's number in the vocabulary.

@@ -9,6 +9,15 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
+/// The last word of a counter says what the words are for, so that no two uses of one seed share them. 0 is the noise
+/// that draft and target share.
+pub mod stream {
+    /// The noise in the weights of a synthetic model.
+    pub const WEIGHTS: u32 = 1;
+    /// The lots of a synthetic acceptance.
+    pub const ACCEPTANCE: u32 = 2;
+}
+
 /// The four random words that belong to `counter` under `key`.
 #[inline]
 pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {

@@ -1,12 +1,15 @@
 //! The pair that a command talks to: at the addresses that were given, or in this process.
 
+#[cfg(feature = "embedded")]
+use std::num::NonZeroUsize;
+
 use clap::{CommandFactory, error::ErrorKind};
 use telemetry::{Tracer, names};
 
 use super::super::{Cli, args::ServiceArgs};
 use crate::Pair;
 #[cfg(feature = "embedded")]
-use crate::embedded::Embedded;
+use crate::embedded::{Embedded, Models};
 
 /// A connected pair with what keeps it alive.
 pub(super) struct Connected {
@@ -19,7 +22,8 @@ pub(super) struct Connected {
 /// Where the pair is, as the command line says.
 pub(super) enum Place<'a> {
     /// In this process.
-    Embedded(&'a ServiceArgs),
+    #[cfg(feature = "embedded")]
+    Here { models: Models, threads: Option<NonZeroUsize> },
     /// At addresses; without a draft for AR.
     Remote { draft: Option<&'a str>, target: &'a str },
 }
@@ -28,7 +32,7 @@ impl<'a> Place<'a> {
     /// Both addresses or neither; AR needs the target's alone. Anything else ends the process as a wrong flag does.
     pub(super) fn of(args: &'a ServiceArgs, drafted: bool) -> Self {
         match (args.draft.as_deref(), args.target.as_deref()) {
-            (None, None) => Self::Embedded(args),
+            (None, None) => Self::here(args, drafted),
             (draft, Some(target)) if !drafted || draft.is_some() => {
                 Self::Remote { draft: draft.filter(|_| drafted), target }
             }
@@ -38,15 +42,33 @@ impl<'a> Place<'a> {
             }
         }
     }
+
+    #[cfg(feature = "embedded")]
+    fn here(args: &ServiceArgs, drafted: bool) -> Self {
+        match args.models.models(drafted) {
+            Ok(models) => Self::Here { models, threads: args.threads },
+            Err(problem) => usage(problem),
+        }
+    }
+
+    #[cfg(not(feature = "embedded"))]
+    fn here(_args: &ServiceArgs, _drafted: bool) -> Self {
+        usage("this build has no models of its own: --draft and --target are required")
+    }
 }
 
 impl Connected {
-    /// Connects to the pair at `place`, or starts it there. Without `drafted` no draft is started or contacted.
-    pub(super) async fn new(place: Place<'_>, drafted: bool) -> anyhow::Result<Self> {
+    /// Connects to the pair at `place`, or starts it there. Without a draft there none is contacted.
+    pub(super) async fn new(place: Place<'_>) -> anyhow::Result<Self> {
         let tracer = Tracer::from_env(names::service::COORDINATOR)?;
         match place {
             Place::Remote { draft, target } => Self::remote(draft, target, tracer).await,
-            Place::Embedded(args) => Self::embedded(args, drafted, tracer).await,
+            #[cfg(feature = "embedded")]
+            Place::Here { models, threads } => {
+                let embedded = Embedded::start(models, threads).await?;
+                let pair = Pair::connect(embedded.draft_url(), embedded.target_url()).await?;
+                Ok(Self { pair, tracer, embedded: Some(embedded) })
+            }
         }
     }
 
@@ -58,18 +80,6 @@ impl Connected {
             #[cfg(feature = "embedded")]
             embedded: None,
         })
-    }
-
-    #[cfg(feature = "embedded")]
-    async fn embedded(args: &ServiceArgs, drafted: bool, tracer: Tracer) -> anyhow::Result<Self> {
-        let embedded = Embedded::start(drafted, args.threads).await?;
-        let pair = Pair::connect(embedded.draft_url(), embedded.target_url()).await?;
-        Ok(Self { pair, tracer, embedded: Some(embedded) })
-    }
-
-    #[cfg(not(feature = "embedded"))]
-    async fn embedded(_args: &ServiceArgs, _drafted: bool, _tracer: Tracer) -> anyhow::Result<Self> {
-        usage("this build has no embedded pair: --draft and --target are required")
     }
 
     /// Whether the pair lives in this process.

@@ -59,6 +59,12 @@ impl From<&'static [u8]> for Bytes {
     }
 }
 
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Bytes {
+        Bytes::Memory(Cow::Owned(bytes))
+    }
+}
+
 /// Opens a file, and nothing but a file: a pipe would keep its reader waiting.
 fn open(path: &Path) -> Result<File, LoadError> {
     let io = |error| LoadError::Io { path: path.to_owned(), error };

@@ -104,7 +104,7 @@ fn fingerprints_tell_models_apart() {
     let (json, weights) = EmbeddedModel::Draft.files();
     let folder = TempDir::new().unwrap();
     let path = write(&folder, std::str::from_utf8(json).unwrap(), weights);
-    let fingerprint = |source| Checkpoint::open(&source).unwrap().load().unwrap().fingerprint;
+    let fingerprint = |source| super::load(&source).unwrap().fingerprint;
     let embedded = fingerprint(Source::Embedded(EmbeddedModel::Draft));
     assert_eq!(fingerprint(Source::File(path.clone())), embedded);
     let mut other = weights.to_vec();

@@ -17,6 +17,7 @@ fn description() -> Description {
         device: String::new(),
         parameters: 0,
         weight_bytes: 0,
+        synthetic: false,
     }
 }
 

@@ -107,7 +107,7 @@ fn model(geometry: Geometry, isa: Isa, threads: usize) -> Transformer {
     let weights = Parameters::new(&mut Random(88_172_645_463_325_252), &names, &geometry).unwrap();
     let (name, fingerprint) = ("random".to_owned(), String::new());
     Transformer::new(
-        Loaded { name, geometry, weights, fingerprint, tokenizer: Tokenizer::ascii() },
+        Loaded { name, geometry, weights, fingerprint, tokenizer: Tokenizer::ascii(), synthetic: true },
         compute(isa, threads),
     )
 }

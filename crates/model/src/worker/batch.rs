@@ -2,7 +2,7 @@
 
 use std::{mem, sync::mpsc::Receiver, time::Instant};
 
-use speculative::{Chooser, Sampling, TokenId, Verdict, roofline::Roofs};
+use speculative::{Chooser, Sampling, SyntheticAcceptance, TokenId, Verdict, roofline::Roofs};
 use tokio::sync::oneshot;
 
 use super::{Answer, Goal, Pass, Reply, Request, Task};
@@ -21,9 +21,13 @@ struct Active {
 }
 
 /// Runs until every handle on the queue is gone.
-pub(super) fn run(mut decoder: impl Decoder, requests: &Receiver<Request>) {
+pub(super) fn run(
+    mut decoder: impl Decoder,
+    synthetic_acceptance: Option<SyntheticAcceptance>,
+    requests: &Receiver<Request>,
+) {
     let tokenizer_size = decoder.description().tokenizer.size();
-    let mut selector = Selector { chooser: Chooser::new(), tokenizer_size };
+    let mut selector = Selector { chooser: Chooser::new(), tokenizer_size, synthetic_acceptance };
     let mut active: Vec<Active> = Vec::new();
     let mut passes = 0;
     loop {
@@ -122,6 +126,7 @@ impl Active {
 struct Selector {
     chooser: Chooser,
     tokenizer_size: usize,
+    synthetic_acceptance: Option<SyntheticAcceptance>,
 }
 
 impl Selector {
@@ -144,10 +149,14 @@ impl Selector {
                 // Row i stands at the position of the i-th proposed token's predecessor and chooses the one after it.
                 let base_len = (request.cache.len() - gamma) as u64;
                 let (proposed, sampling) = (&input[input.len() - gamma..], request.sampling);
-                let verdict = Verdict::of(proposed, |row| {
+                let choose = |row| {
                     let logits = forward.row(sequence, row);
                     self.chooser.choose(logits, self.tokenizer_size, &sampling, base_len + row as u64)
-                });
+                };
+                let verdict = match self.synthetic_acceptance {
+                    Some(synthetic) => synthetic.verdict(proposed, sampling.seed, base_len, choose),
+                    None => Verdict::of(proposed, choose),
+                };
                 request.answer.tokens = verdict.tokens;
             }
         }

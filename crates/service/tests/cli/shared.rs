@@ -1,12 +1,12 @@
 //! What the command lines of both model services have in common. Each service's `cli.rs` includes this file, and says in
-//! `BINARY` and `MODEL` which service it is.
+//! `BINARY`, `MODEL` and `OWN_FLAGS` which service it is.
 
 use std::{fs, net::TcpListener, path::Path};
 
 use tempfile::TempDir;
 
 use crate::{
-    BINARY, MODEL,
+    BINARY, MODEL, OWN_FLAGS,
     process::{Ended, command, end},
     running::Running,
 };
@@ -39,7 +39,7 @@ fn weights(header: &str) -> Vec<u8> {
 
 #[test]
 fn a_bad_flag_or_value_ends_with_status_2_and_says_what_is_allowed() {
-    let cases: [(&[&str], &[&str]); 16] = [
+    let cases: [(&[&str], &[&str]); 17] = [
         (&["--max-gamma", "33"], &["--max-gamma", "33", "1 to 32"]),
         (&["--max-gamma", "0"], &["--max-gamma", "0", "1 to 32"]),
         (&["--max-gamma", "x"], &["--max-gamma", "x", "1 to 32"]),
@@ -53,6 +53,7 @@ fn a_bad_flag_or_value_ends_with_status_2_and_says_what_is_allowed() {
         (&["--listen", "7101"], &["--listen", "7101", "allowed", "127.0.0.1:7101"]),
         (&["--listen", "127.0.0.1:99999"], &["--listen", "127.0.0.1:99999", "allowed"]),
         (&["--model", "embedded:oracle"], &["--model", "embedded:oracle", "embedded:target, embedded:draft"]),
+        (&["--model", "synthetic:oracle"], &["--model", "synthetic:oracle", "synthetic:grown-gpt2"]),
         (&["--model", ""], &["--model", "embedded:target, embedded:draft"]),
         (&["--gamma", "4"], &["--gamma"]),
         (&["ROMEO:"], &["ROMEO:"]),
@@ -81,8 +82,11 @@ fn the_help_names_every_flag_its_variable_and_its_default() {
             assert!(help.contains(word), "{word} is not in:\n{help}");
         }
     }
+    for (flag, variable) in OWN_FLAGS {
+        assert!(help.contains(flag) && help.contains(variable), "{flag} or {variable} is not in:\n{help}");
+    }
     let listed = help.lines().filter(|line| line.trim_start().starts_with("--")).count();
-    assert_eq!(listed, flags.len(), "a flag that this test does not know:\n{help}");
+    assert_eq!(listed, flags.len() + OWN_FLAGS.len(), "a flag that this test does not know:\n{help}");
 }
 
 #[test]

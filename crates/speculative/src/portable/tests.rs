@@ -1,4 +1,4 @@
-use super::{exp, ln};
+use super::{exp, ln, normal_quantile};
 
 /// Neighbouring floats of one sign have neighbouring bits.
 fn ulps_apart(a: f64, b: f64) -> u64 {
@@ -58,4 +58,23 @@ fn ends_of_the_line() {
     assert_eq!(exp(710.0), f64::INFINITY);
     assert_eq!(exp(-746.0), 0.0);
     assert!(exp(f64::NAN).is_nan());
+}
+
+/// The quantiles of tables (NIST/SEMATECH e-Handbook, 1.3.6.7.1, and R's `qnorm`), and far out.
+#[test]
+fn normal_quantiles_are_the_tabulated_ones() {
+    for (p, z) in [
+        (0.5, 0.0),
+        (0.6, 0.253_347_103),
+        (0.75, 0.674_489_750),
+        (0.92, 1.405_071_560),
+        (0.93, 1.475_791_028),
+        (0.975, 1.959_963_985),
+        (0.999, 3.090_232_306),
+        (1.0 - 1e-6, 4.753_424_309),
+        (1.0 - 1e-9, 5.997_807_015),
+    ] {
+        assert!((normal_quantile(p) - z).abs() < 1e-6, "{p}: {}, not {z}", normal_quantile(p));
+        assert!((normal_quantile(1.0 - p) + z).abs() < 1e-6, "{}: {}", 1.0 - p, normal_quantile(1.0 - p));
+    }
 }

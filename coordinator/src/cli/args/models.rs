@@ -1,0 +1,89 @@
+//! Models in this process: the embedded pair, others, and a workload's.
+
+use clap::{Args, ValueEnum};
+use model::{EmbeddedModel, Source, SyntheticModel};
+use speculative::SyntheticAcceptance;
+
+use crate::{Error, embedded::Models, text};
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Models in this process")]
+pub(in crate::cli) struct ModelArgs {
+    /// The draft: embedded:draft, embedded:target, synthetic:grown-gpt2, or the path of a safetensors file with its JSON
+    /// beside it [default: embedded:draft]
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["draft", "target"], value_parser = service::source)]
+    pub(in crate::cli) draft_model: Option<Source>,
+
+    /// The target, likewise [default: embedded:target]
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["draft", "target"], value_parser = service::source)]
+    pub(in crate::cli) target_model: Option<Source>,
+
+    /// Have the target accept each proposed token by lot with this chance, 0 to 1, whatever the models say, to study what
+    /// cycles cost; the output means nothing then
+    #[arg(long, value_name = "A", allow_negative_numbers = true, conflicts_with_all = ["draft", "target"], value_parser = service::synthetic_acceptance)]
+    pub(in crate::cli) synthetic_acceptance: Option<SyntheticAcceptance>,
+}
+
+impl ModelArgs {
+    /// What to serve; both models or neither, and the target's alone where nothing is drafted.
+    ///
+    /// # Errors
+    /// One of two, named.
+    pub(in crate::cli) fn models(&self, drafted: bool) -> Result<Models, &'static str> {
+        let Self { draft_model, target_model, synthetic_acceptance } = self.clone();
+        let models = match (draft_model, target_model) {
+            (None, None) => Models::default(),
+            (draft, Some(target)) if !drafted || draft.is_some() => Models { draft, target, ..Models::default() },
+            (Some(_), _) => return Err("--draft-model is given without --target-model, allowed: both or neither"),
+            (None, Some(_)) => {
+                return Err("--target-model is given without --draft-model, allowed: both or neither, or \
+                            --target-model with --ar");
+            }
+        };
+        Ok(Models { draft: models.draft.filter(|_| drafted), synthetic_acceptance, ..models })
+    }
+}
+
+/// A benchmark that has a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum Workload {
+    /// MLPerf EDU's speculative decoding: a NanoGPT of 11 M parameters drafts for a target of GPT-2 small's geometry
+    /// (88 M, synthetic), γ 4, 64 tokens after prompts of 256, greedy, batch 1
+    NanogptDecodeSpec,
+}
+
+/// Held-out text of TinyShakespeare.
+const PASSAGE: &str = include_str!("passage.txt");
+
+/// Tokens of a workload's prompt, and how far the next one begins after it: what is measured is an average over texts.
+const PROMPT: usize = 256;
+const STRIDE: usize = 64;
+
+impl Workload {
+    /// Its name in reports and files.
+    pub(in crate::cli) fn name(self) -> &'static str {
+        match self {
+            Workload::NanogptDecodeSpec => "nanogpt-decode-spec",
+        }
+    }
+
+    /// Its pair.
+    pub(in crate::cli) fn models(self, synthetic_acceptance: Option<SyntheticAcceptance>) -> Models {
+        match self {
+            Workload::NanogptDecodeSpec => Models {
+                draft: Some(Source::Embedded(EmbeddedModel::Target)),
+                target: Source::Synthetic(SyntheticModel::GrownGpt2),
+                synthetic_acceptance,
+            },
+        }
+    }
+
+    /// Its prompts.
+    ///
+    /// # Errors
+    /// None: the passage is ASCII.
+    pub(in crate::cli) fn prompts(self) -> Result<Vec<Vec<speculative::TokenId>>, Error> {
+        let tokens = text::encode(PASSAGE)?;
+        Ok(tokens.windows(PROMPT).step_by(STRIDE).map(<[_]>::to_vec).collect())
+    }
+}

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use speculative::TokenId;
 use tokio::signal;
 
 use super::{
@@ -35,19 +36,34 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
         "-" => read_prompt()?,
         prompt => prompt.to_owned(),
     };
-    let request = Request {
-        prompt: text::encode(&prompt)?,
-        sampling: args.sampling.sampling(),
-        max_tokens: args.max_tokens as usize,
-        gamma,
-        stop: args.stop,
-    };
     let Some(connected) = interruptible(Connected::new(place, gamma > 0)).await.transpose()? else {
         return Ok(End::Interrupted);
     };
-    let outcome = write_text(&connected, &args.services, request, args.json).await;
+    let outcome = match encode(&connected, &args, &prompt) {
+        Ok(tokens) => {
+            let request = Request {
+                prompt: tokens,
+                sampling: args.sampling.sampling(),
+                max_tokens: args.max_tokens as usize,
+                gamma,
+                stop: args.stop,
+            };
+            let shown = if args.chat { prompt + "\n" } else { prompt };
+            write_text(&connected, &args.services, request, shown, args.json).await
+        }
+        Err(error) => Err(error.into()),
+    };
     connected.close().await;
     outcome
+}
+
+/// The prompt's tokens, or with `--chat` those of the conversation that it begins.
+fn encode(connected: &Connected, args: &GenerateArgs, prompt: &str) -> Result<Vec<TokenId>, crate::Error> {
+    let tokenizer = &connected.pair.tokenizer;
+    match args.chat {
+        true => text::encode(tokenizer, &text::chat(tokenizer, args.system.as_deref(), prompt)?),
+        false => text::encode(tokenizer, prompt),
+    }
 }
 
 /// Generates while a thread of its own writes, so that a slow terminal does not slow the cycle.
@@ -55,11 +71,10 @@ async fn write_text(
     connected: &Connected,
     services: &super::args::ServiceArgs,
     request: Request,
+    prompt: String,
     json: bool,
 ) -> anyhow::Result<End> {
     let (pieces, written) = mpsc::channel::<Piece>();
-    let prompt: String =
-        if json { String::new() } else { request.prompt.iter().filter_map(|&id| char::from_u32(id)).collect() };
     let writer = thread::spawn(move || write_pieces(&prompt, &written, json));
     let emit = move |piece| drop(pieces.send(piece));
     let run = run(connected, services, request.clone(), emit).await;
@@ -73,7 +88,7 @@ async fn write_text(
         let run = self::run(connected, services, Request { gamma: 0, ..request }, |_| {}).await?;
         match run.stop_reason {
             StopReason::Cancelled => end = End::Interrupted,
-            StopReason::Stop | StopReason::Length => alone = Some(run),
+            StopReason::Stop | StopReason::Eos | StopReason::Length => alone = Some(run),
         }
     }
     let pair = &connected.pair;
@@ -110,11 +125,11 @@ async fn run(
 fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io::Result<()> {
     let mut out = io::stdout();
     let colour = coloured(&out);
-    if colour {
+    let mut written = colour && !json;
+    if written {
         write!(out, "{prompt}")?;
         out.flush()?;
     }
-    let mut written = colour;
     for Piece { text, accepted } in pieces {
         written = true;
         let style = if accepted { terminal::ACCEPTED } else { terminal::OWN };
@@ -132,20 +147,32 @@ fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io:
 pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");
     let place = Place::of(&args.services, true);
-    let prompts = match &args.prompt {
-        Some(prompt) => vec![text::encode(prompt)?],
-        None => PROMPTS.iter().map(|prompt| text::encode(prompt)).collect::<Result<_, _>>()?,
-    };
-    let plan = benchmark::Plan {
-        gammas: args.gamma.iter().map(|&gamma| gamma as usize).collect(),
-        pairs: args.pairs as usize,
-        prompts,
-        sampling: args.sampling.sampling(),
-        max_tokens: args.max_tokens as usize,
-    };
     let Some(connected) = interruptible(Connected::new(place, true)).await.transpose()? else {
         return Ok(End::Interrupted);
     };
+    let outcome = match plan(&connected, &args) {
+        Ok(plan) => measure(&connected, &args, &plan).await,
+        Err(error) => Err(error.into()),
+    };
+    connected.close().await;
+    outcome
+}
+
+fn plan(connected: &Connected, args: &BenchArgs) -> Result<benchmark::Plan, crate::Error> {
+    let given: Vec<&str> = args.prompt.as_deref().map_or(PROMPTS.into(), |prompt| vec![prompt]);
+    Ok(benchmark::Plan {
+        gammas: args.gamma.iter().map(|&gamma| gamma as usize).collect(),
+        pairs: args.pairs as usize,
+        prompts: given
+            .iter()
+            .map(|prompt| text::encode(&connected.pair.tokenizer, prompt))
+            .collect::<Result<_, _>>()?,
+        sampling: args.sampling.sampling(),
+        max_tokens: args.max_tokens as usize,
+    })
+}
+
+async fn measure(connected: &Connected, args: &BenchArgs, plan: &benchmark::Plan) -> anyhow::Result<End> {
     let bar = progress_bar();
     let progress = |done: usize, total: usize| {
         bar.set_length(total as u64);
@@ -153,10 +180,8 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
     };
     let (pair, deadlines) = (&connected.pair, args.services.deadlines());
     let bench = benchmark::Bench { pair, deadlines, tracer: &connected.tracer, progress: &progress };
-    let outcome = benchmark::bench(bench, &plan, async { drop(signal::ctrl_c().await) }).await;
+    let outcome = benchmark::bench(bench, plan, async { drop(signal::ctrl_c().await) }).await;
     bar.finish_and_clear();
-    connected.close().await;
-
     let outcome = outcome?;
     match args.json {
         true => print_json(&outcome)?,
@@ -198,7 +223,7 @@ fn read_prompt() -> anyhow::Result<String> {
     }
     let mut prompt = Vec::new();
     io::stdin().read_to_end(&mut prompt).context("the prompt cannot be read from standard input")?;
-    String::from_utf8(prompt).context("the prompt on standard input is not UTF-8, allowed: ASCII text")
+    String::from_utf8(prompt).context("the prompt on standard input is not UTF-8, allowed: UTF-8 text")
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {

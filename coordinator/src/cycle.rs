@@ -149,7 +149,7 @@ impl<'a> Generation<'a> {
             target: None,
             committed: request.prompt.clone(),
             longest: context.min(request.prompt.len() + request.max_tokens),
-            text: Text::new(&request.stop),
+            text: Text::new(pair.tokenizer.decoder(), &request.stop),
             span,
             begun,
             prefill_span: Span::off(),
@@ -242,6 +242,9 @@ impl<'a> Generation<'a> {
     fn emit(&mut self, verdict: &Verdict) -> Option<StopReason> {
         for (at, &token) in verdict.tokens.iter().enumerate() {
             self.committed.push(token);
+            if self.pair.tokenizer.end_tokens().contains(&token) {
+                return Some(StopReason::Eos);
+            }
             if self.text.push(token, at < verdict.accepted) {
                 return Some(StopReason::Stop);
             }

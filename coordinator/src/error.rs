@@ -58,14 +58,22 @@ pub enum Error {
         /// What this coordinator knows.
         allowed: &'static str,
     },
-    /// A prompt that the tokenizer does not know.
-    #[error("prompt holds {character:?} at byte {at}, allowed: ASCII, which is all that the model's tokenizer knows")]
-    Prompt {
-        /// The first character outside the vocabulary.
-        character: char,
-        /// Where it stands.
-        at: usize,
+    /// A service whose tokenizer cannot be had.
+    #[error("the {side} at {url} hands out no tokenizer that can be used: {problem}")]
+    Tokenizer {
+        /// Draft or target.
+        side: &'static str,
+        /// Its address.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
     },
+    /// A prompt that the tokenizer does not know.
+    #[error("prompt cannot be encoded: {0}")]
+    Prompt(tokenizer::Error),
+    /// Messages that the model's chat template does not take.
+    #[error("prompt cannot be put into a chat: {0}")]
+    Chat(tokenizer::Error),
     /// A prompt of no tokens or of too many.
     #[error("prompt has {tokens} tokens, allowed: 1 to {most} (the target at {url})")]
     PromptLength {
@@ -147,7 +155,7 @@ pub enum Error {
 }
 
 /// A status in a few words: its message, and the transport's own reason where tonic hides that in the source.
-fn describe(status: &Status) -> String {
+pub(crate) fn describe(status: &Status) -> String {
     let mut words = vec![status.message().to_owned()];
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {

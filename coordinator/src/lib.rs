@@ -4,7 +4,7 @@
 //! - [`cycle`]: the loop: propose → verify → commit
 //! - [`pairing`]: who draft and target are, and whether they fit together
 //! - `link`: one session's stream to each of them; deadlines, late answers, reopening
-//! - [`text`]: prompt to tokens, tokens to text, stop strings
+//! - [`text`]: chats to prompts, tokens to text, stop strings
 //! - [`report`]: what a run was, as JSON and on a terminal
 //! - [`bench`](mod@bench): AR and speculative runs in alternation, theory beside measurement
 //! - [`sidecar`]: a benchmark as roofline files

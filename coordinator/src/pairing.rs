@@ -2,19 +2,26 @@
 
 use std::time::Duration;
 
-use proto::v1::{DescribeRequest, DescribeResponse, Role, model_service_client::ModelServiceClient};
+use proto::v1::{DescribeRequest, DescribeResponse, Role, TokenizerRequest, model_service_client::ModelServiceClient};
 use speculative::roofline::Roofs;
 use telemetry::server::KEEPALIVE;
-use tokio::time;
+use tokenizer::Tokenizer;
+use tokio::{task, time};
 use tonic::{
     Status,
     transport::{Channel, Endpoint},
 };
 
-use crate::{Error, text};
+use crate::{Error, error};
 
 /// How long `Describe` may take, measuring the roofs included.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long handing out the tokenizer may take.
+const TOKENIZER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The largest tokenizer document.
+const MOST_TOKENIZER_BYTES: usize = 64 << 20;
 
 /// How long a service may take to answer, from the coordinator's side.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +70,7 @@ impl Service {
     }
 
     fn supported(&self, role: Role) -> Result<(), Error> {
-        let DescribeResponse { protocol_version, tokenizer_fingerprint, .. } = &self.description;
+        let DescribeResponse { protocol_version, .. } = &self.description;
         let unsupported = |what, value: String, allowed| {
             Err(Error::Unsupported { side: self.side, url: self.url.clone(), what, value, allowed })
         };
@@ -73,17 +80,51 @@ impl Service {
         if self.description.role() != role {
             return unsupported("role", self.description.role().as_str_name().to_owned(), role.as_str_name());
         }
-        if tokenizer_fingerprint != text::ASCII_FINGERPRINT {
-            return unsupported("tokenizer", tokenizer_fingerprint.clone(), text::ASCII_FINGERPRINT);
-        }
-        if self.description.tokenizer_size != text::ASCII_SIZE {
-            return unsupported("tokenizer size", self.description.tokenizer_size.to_string(), "128");
-        }
         let prompt = self.description.limits.unwrap_or_default().max_prompt_tokens;
         if prompt >= self.description.context_length {
             return unsupported("max_prompt_tokens", prompt.to_string(), "less than its context_length");
         }
         Ok(())
+    }
+
+    /// The tokenizer that the service describes. The character tokenizer is known; any other is handed out by the service.
+    async fn tokenizer(&self) -> Result<Tokenizer, Error> {
+        let unusable = |problem: String| Error::Tokenizer { side: self.side, url: self.url.clone(), problem };
+        let DescribeResponse { tokenizer_fingerprint, tokenizer_size, .. } = &self.description;
+        let ascii = Tokenizer::ascii();
+        let tokenizer = match tokenizer_fingerprint == ascii.fingerprint() {
+            true => ascii,
+            false => {
+                let document = time::timeout(TOKENIZER_TIMEOUT, self.tokenizer_document()).await;
+                let document = document
+                    .map_err(|_| unusable(format!("it is not there within {} s", TOKENIZER_TIMEOUT.as_secs())))?;
+                let document = document.map_err(|status| unusable(error::describe(&status)))?;
+                let read = task::spawn_blocking(move || Tokenizer::from_bytes(&document)).await;
+                let read = read.map_err(|failed| unusable(failed.to_string()))?;
+                read.map_err(|error| unusable(error.to_string()))?
+            }
+        };
+        let is = (tokenizer.fingerprint(), tokenizer.size());
+        match is == (tokenizer_fingerprint, *tokenizer_size as usize) {
+            true => Ok(tokenizer),
+            false => Err(unusable(format!(
+                "it has {} ids and the fingerprint {}, described: {tokenizer_size} and {tokenizer_fingerprint}",
+                is.1, is.0
+            ))),
+        }
+    }
+
+    async fn tokenizer_document(&self) -> Result<Vec<u8>, Status> {
+        let mut client = ModelServiceClient::new(self.channel.clone());
+        let mut parts = client.tokenizer(TokenizerRequest {}).await?.into_inner();
+        let mut document = Vec::new();
+        while let Some(part) = parts.message().await? {
+            if document.len() + part.part.len() > MOST_TOKENIZER_BYTES {
+                return Err(Status::out_of_range("its document is longer than 64 MiB"));
+            }
+            document.extend(part.part);
+        }
+        Ok(document)
     }
 }
 
@@ -94,10 +135,12 @@ pub struct Pair {
     pub draft: Option<Service>,
     /// The model whose choices are the output.
     pub target: Service,
+    /// The target's tokenizer.
+    pub tokenizer: Tokenizer,
 }
 
 impl Pair {
-    /// Connects to both, and checks that they fit together and that this coordinator knows them.
+    /// Connects to both, checks that they fit together and that this coordinator knows them, and gets the tokenizer.
     ///
     /// # Errors
     /// A service that does not answer, or a pair that does not fit, with both sides named.
@@ -115,12 +158,13 @@ impl Pair {
             draft.supported(Role::Draft)?;
         }
         target.supported(Role::Target)?;
-        Ok(Self { draft, target })
+        let tokenizer = target.tokenizer().await?;
+        Ok(Self { draft, target, tokenizer })
     }
 
     /// The same target without its draft.
     pub fn without_draft(&self) -> Self {
-        Self { draft: None, target: self.target.clone() }
+        Self { draft: None, ..self.clone() }
     }
 }
 
@@ -136,22 +180,27 @@ pub(crate) async fn fits_again(draft: &Service, target: &DescribeResponse) -> Re
 }
 
 fn fits(draft: &Service, target: &Service) -> Result<(), Error> {
-    let mismatch = |what, of: fn(&DescribeResponse) -> String| {
-        let (draft_value, target_value) = (of(&draft.description), of(&target.description));
-        match draft_value == target_value {
-            true => Ok(()),
-            false => Err(Error::Mismatch {
-                what,
-                draft: draft_value,
-                draft_url: draft.url.clone(),
-                target: target_value,
-                target_url: target.url.clone(),
-            }),
-        }
+    let (one, other) = (&draft.description, &target.description);
+    let equal = |what, equal, of: fn(&DescribeResponse) -> String| match equal {
+        true => Ok(()),
+        false => Err(Error::Mismatch {
+            what,
+            draft: of(one),
+            draft_url: draft.url.clone(),
+            target: of(other),
+            target_url: target.url.clone(),
+        }),
     };
-    mismatch("protocol version", |description| description.protocol_version.to_string())?;
-    mismatch("tokenizer", |description| description.tokenizer_fingerprint.clone())?;
-    mismatch("tokenizer size", |description| description.tokenizer_size.to_string())
+    let version = |description: &DescribeResponse| description.protocol_version.to_string();
+    equal("protocol version", one.protocol_version == other.protocol_version, version)?;
+    equal("tokenizer", one.tokenizer_fingerprint == other.tokenizer_fingerprint, tokenizer)?;
+    let size = |description: &DescribeResponse| description.tokenizer_size.to_string();
+    equal("tokenizer size", one.tokenizer_size == other.tokenizer_size, size)
+}
+
+/// A tokenizer for people: its name, which may be missing, and its fingerprint.
+pub(crate) fn tokenizer(description: &DescribeResponse) -> String {
+    format!("{} {}", description.tokenizer_name, description.tokenizer_fingerprint).trim_start().to_owned()
 }
 
 /// A channel that connects when it is first used and again whenever the connection is lost.

@@ -1,30 +1,27 @@
-//! Prompt to tokens, tokens to text, and where a stop string ends it.
+//! Chats to prompts, tokens to text, and where a stop string ends it.
 
 use speculative::TokenId;
+use tokenizer::{Decoder, Message, Tokenizer};
 
 use crate::Error;
-
-/// The fingerprint of the character models' tokenizer: 128 ids, each the ASCII character of that code. SHA-256 of the line
-/// `outrider tokenizer: id, code point` and then, for each id, id and code point as little-endian u32.
-pub const ASCII_FINGERPRINT: &str = "583768078104c74b0f43f7e63ae5ce2015609bfafda0df69b5e96e59e0cd8f8b";
-
-/// How many ids that tokenizer has.
-pub const ASCII_SIZE: u32 = 128;
 
 /// The tokens of `prompt`.
 ///
 /// # Errors
-/// A character outside ASCII.
-pub fn encode(prompt: &str) -> Result<Vec<TokenId>, Error> {
-    match prompt.char_indices().find(|(_, character)| !character.is_ascii()) {
-        Some((at, character)) => Err(Error::Prompt { character, at }),
-        None => Ok(prompt.bytes().map(TokenId::from).collect()),
-    }
+/// A character that the tokenizer does not know.
+pub fn encode(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<TokenId>, Error> {
+    tokenizer.encode(prompt).map_err(Error::Prompt)
 }
 
-/// The text of one token. Ids beyond ASCII are masked by both services and never arrive here.
-fn decode(token: TokenId) -> char {
-    char::from_u32(token).unwrap_or(char::REPLACEMENT_CHARACTER)
+/// The prompt in which the model answers `prompt`, said by the user, after its own chat template. `system` goes before it.
+///
+/// # Errors
+/// A model without a chat template, or with one that does not take these messages.
+pub fn chat(tokenizer: &Tokenizer, system: Option<&str>, prompt: &str) -> Result<String, Error> {
+    let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
+    let system = system.map(|system| message("system", system));
+    let messages: Vec<_> = system.into_iter().chain([message("user", prompt)]).collect();
+    tokenizer.render_chat(&messages).map_err(Error::Chat)
 }
 
 /// A stretch of text of one origin.
@@ -37,44 +34,61 @@ pub struct Piece {
 }
 
 /// The text so far. What could still turn out to be the beginning of a stop string is held back.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Text {
+    decoder: Decoder,
     stops: Vec<String>,
     text: String,
-    /// Where in `text` each run of one origin ends.
+    /// Where in `text` each run of one origin ends that is not released as a whole.
     runs: Vec<(usize, bool)>,
     released: usize,
 }
 
 impl Text {
-    /// An empty text that ends before the first of `stops`; empty stop strings never match.
-    pub fn new(stops: &[String]) -> Self {
-        Self { stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(), ..Self::default() }
+    /// An empty text of `decoder`'s tokens that ends before the first of `stops`; empty stop strings never match.
+    pub fn new(decoder: Decoder, stops: &[String]) -> Self {
+        let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
+        Self { decoder, stops, text: String::new(), runs: Vec::new(), released: 0 }
     }
 
-    /// Adds a token; `true` when it completes a stop string, which is then cut off.
+    /// Adds a token; `true` when it completes a stop string, which is then cut off with all that follows it.
     pub fn push(&mut self, token: TokenId, accepted: bool) -> bool {
         let before = self.text.len();
-        self.text.push(decode(token));
-        match self.runs.last_mut() {
-            Some((end, origin)) if *origin == accepted => *end = self.text.len(),
-            _ => self.runs.push((self.text.len(), accepted)),
-        }
+        let text = self.decoder.push(token);
+        self.append(&text, accepted);
         let ends_now = |stop: &String| {
-            let from = (before + 1).saturating_sub(stop.len());
+            let from = self.text.floor_char_boundary((before + 1).saturating_sub(stop.len()));
             self.text[from..].find(stop.as_str()).map(|at| from + at)
         };
         match self.stops.iter().filter_map(ends_now).min() {
             Some(at) => {
                 self.text.truncate(at);
+                // The beginning of a character after the stop string ends with it.
+                self.decoder.finish();
                 true
             }
             None => false,
         }
     }
 
+    /// Adds text of the origin that completed it.
+    fn append(&mut self, text: &str, accepted: bool) {
+        if text.is_empty() {
+            return;
+        }
+        self.text.push_str(text);
+        match self.runs.last_mut() {
+            Some((end, origin)) if *origin == accepted => *end = self.text.len(),
+            _ => self.runs.push((self.text.len(), accepted)),
+        }
+    }
+
     /// What has become certain since the last call; all of the rest when `ended`.
     pub fn release(&mut self, ended: bool) -> Vec<Piece> {
+        if ended {
+            let rest = self.decoder.finish();
+            self.append(&rest, false);
+        }
         let held = if ended { 0 } else { self.stops.iter().map(|stop| self.overlap(stop)).max().unwrap_or(0) };
         let certain = self.text.len() - held;
         let mut pieces = Vec::new();
@@ -85,6 +99,8 @@ impl Text {
                 self.released = end;
             }
         }
+        let released = self.runs.iter().take_while(|(end, _)| *end <= self.released).count();
+        self.runs.drain(..released);
         pieces
     }
 
@@ -105,7 +121,26 @@ impl Text {
 
 #[cfg(test)]
 mod tests {
+    use tokenizer::Vocabulary;
+
     use super::*;
+
+    fn ascii(stops: &[&str]) -> Text {
+        text(&Tokenizer::ascii(), stops)
+    }
+
+    fn text(tokenizer: &Tokenizer, stops: &[&str]) -> Text {
+        Text::new(tokenizer.decoder(), &stops.iter().map(|&stop| stop.to_owned()).collect::<Vec<_>>())
+    }
+
+    /// Tokens of several characters, of parts of characters, and one that marks.
+    fn pieces() -> Tokenizer {
+        let tokens = ["ab", "!x", "Ã", "©", "<|mark|>", "ð", "Ł", "¤", "ĸ"].map(str::to_owned).into();
+        let token_types = Some(vec![1, 1, 1, 1, 3, 1, 1, 1, 1]);
+        let chat_template = Some("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}".to_owned());
+        let model = "gpt2".to_owned();
+        Tokenizer::from_gguf(Vocabulary { model, tokens, token_types, chat_template, ..Vocabulary::default() }).unwrap()
+    }
 
     fn feed(text: &mut Text, characters: &str) -> bool {
         characters.bytes().any(|byte| text.push(byte.into(), false))
@@ -116,14 +151,23 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_outside_ascii_is_refused_with_the_place() {
-        assert!(matches!(encode("ROMÉO"), Err(Error::Prompt { character: 'É', at: 3 })));
-        assert_eq!(encode("AZ").unwrap(), [65, 90]);
+    fn a_prompt_outside_the_vocabulary_is_refused_with_the_place() {
+        let refusal = encode(&Tokenizer::ascii(), "ROMÉO").unwrap_err().to_string();
+        assert!(["prompt", "'É'", "byte 3", "ASCII"].iter().all(|word| refusal.contains(word)), "{refusal}");
+        assert_eq!(encode(&Tokenizer::ascii(), "AZ").unwrap(), [65, 90]);
+    }
+
+    #[test]
+    fn a_chat_is_the_system_message_and_the_users() {
+        assert_eq!(chat(&pieces(), Some("Be brief."), "Hi").unwrap(), "system: Be brief.\nuser: Hi\n");
+        assert_eq!(chat(&pieces(), None, "Hi").unwrap(), "user: Hi\n");
+        let refusal = chat(&Tokenizer::ascii(), None, "Hi").unwrap_err().to_string();
+        assert_eq!(refusal, "prompt cannot be put into a chat: the tokenizer ascii has no chat template");
     }
 
     #[test]
     fn the_text_ends_before_the_stop_string() {
-        let mut text = Text::new(&["ab!".to_owned(), "xyz".to_owned()]);
+        let mut text = ascii(&["ab!", "xyz"]);
         assert!(!feed(&mut text, "one aab"));
         assert_eq!(released(&mut text, false), "one a");
         assert!(feed(&mut text, "!"));
@@ -132,8 +176,46 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_string_may_end_within_a_token_and_begin_within_another() {
+        let mut text = text(&pieces(), &["b!"]);
+        assert!(!text.push(0, true));
+        assert_eq!(released(&mut text, false), "a");
+        assert!(text.push(1, true));
+        assert_eq!(released(&mut text, true), "");
+        assert_eq!(text.into_string(), "a");
+    }
+
+    #[test]
+    fn a_stop_string_of_many_bytes_is_found_whatever_tokens_spell_it() {
+        for (stop, tokens, rest) in [("é", &[0, 2, 3][..], "ab"), ("bé🤖", &[0, 2, 3, 5, 6, 7, 8], "a")] {
+            let mut text = text(&pieces(), &[stop]);
+            let (last, first) = tokens.split_last().unwrap();
+            assert!(!first.iter().any(|&token| text.push(token, false)), "{stop}");
+            assert!(text.push(*last, false), "{stop}");
+            assert_eq!(released(&mut text, true), rest);
+        }
+    }
+
+    #[test]
+    fn what_follows_a_stop_string_never_comes_out() {
+        let mut text = text(&pieces(), &["ab"]);
+        text.push(2, false);
+        assert!(text.push(0, false));
+        assert_eq!(released(&mut text, true), "\u{fffd}");
+    }
+
+    #[test]
+    fn half_a_character_at_the_end_is_replaced() {
+        let mut text = text(&pieces(), &[]);
+        assert!(!text.push(0, true) && !text.push(2, true));
+        assert_eq!(released(&mut text, false), "ab");
+        assert_eq!(released(&mut text, true), "\u{fffd}");
+        assert_eq!(text.into_string(), "ab\u{fffd}");
+    }
+
+    #[test]
     fn what_only_looked_like_a_stop_string_is_released() {
-        let mut text = Text::new(&["aab".to_owned()]);
+        let mut text = ascii(&["aab"]);
         assert!(!feed(&mut text, "aa"));
         assert_eq!(released(&mut text, false), "");
         assert!(!feed(&mut text, "a"));
@@ -143,12 +225,17 @@ mod tests {
     }
 
     #[test]
-    fn pieces_keep_their_origin() {
-        let mut text = Text::new(&[]);
+    fn pieces_keep_the_origin_of_what_completed_them() {
+        let mut text = ascii(&[]);
         for (byte, accepted) in [(b'a', true), (b'b', true), (b'c', false), (b'd', true)] {
             text.push(byte.into(), accepted);
         }
-        let pieces: Vec<_> = text.release(false).into_iter().map(|piece| (piece.text, piece.accepted)).collect();
-        assert_eq!(pieces, [("ab".to_owned(), true), ("c".to_owned(), false), ("d".to_owned(), true)]);
+        let all: Vec<_> = text.release(false).into_iter().map(|piece| (piece.text, piece.accepted)).collect();
+        assert_eq!(all, [("ab".to_owned(), true), ("c".to_owned(), false), ("d".to_owned(), true)]);
+        let mut text = self::text(&pieces(), &[]);
+        for (token, accepted) in [(2, true), (3, false), (4, true), (0, false)] {
+            text.push(token, accepted);
+        }
+        assert_eq!(text.release(true), [Piece { text: "éab".to_owned(), accepted: false }]);
     }
 }

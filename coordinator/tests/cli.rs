@@ -76,7 +76,8 @@ fn a_value_out_of_range_ends_with_status_2_and_says_what_is_allowed() {
 
 #[test]
 fn a_command_line_that_makes_no_sense_ends_with_status_2() {
-    let cases: [(&[&str], &[&str]); 9] = [
+    let cases: [(&[&str], &[&str]); 10] = [
+        (&["generate", "ROMEO:", "--system", "Be brief."], &["--chat"]),
         (&["generate", "ROMEO:", "--speed", "9"], &["--speed"]),
         (&["generate", "ROMEO:", "JULIET:"], &["JULIET:"]),
         (&["generate", "ROMEO:", "--gamma"], &["--gamma"]),
@@ -97,11 +98,14 @@ fn a_command_line_that_makes_no_sense_ends_with_status_2() {
 #[test]
 fn a_prompt_that_the_model_cannot_take_ends_with_status_1() {
     outrider(&["generate", "ROM\u{c9}O:"]).failed(1, &["prompt", "'\u{c9}'", "byte 3", "allowed: ASCII"]);
+    let chat = ["no chat template", "ascii"];
+    outrider(&["generate", "ROMEO:", "--chat"]).failed(1, &chat);
+    outrider(&["generate", "ROMEO:", "--chat", "--system", "Be brief.", "--json"]).failed(1, &chat);
     outrider(&["bench", "\u{1f916}"]).failed(1, &["prompt", "byte 0", "allowed: ASCII"]);
     outrider(&["generate", ""]).failed(1, &["prompt", "0 tokens", "allowed: 1 to 2047"]);
     outrider(&["generate", "", "--json"]).failed(1, &["prompt", "0 tokens", "allowed: 1 to 2047"]);
     fed(&["generate", "-"], b"").failed(1, &["prompt", "0 tokens", "allowed: 1 to 2047"]);
-    fed(&["generate"], b"ab\xff").failed(1, &["prompt", "not UTF-8", "allowed: ASCII"]);
+    fed(&["generate"], b"ab\xff").failed(1, &["prompt", "not UTF-8", "allowed: UTF-8"]);
     let long = "a".repeat(5000);
     outrider(&["generate", &long]).failed(1, &["prompt", "5000 tokens", "allowed: 1 to 2047"]);
     fed(&["generate", "-", "--ar"], long.as_bytes()).failed(1, &["prompt", "5000 tokens", "allowed: 1 to 2047"]);
@@ -143,7 +147,7 @@ fn the_help_of_each_command_names_each_of_its_flags() {
     let pair = ["--draft ", "--target ", "--threads", "--draft-deadline", "--target-deadline"];
     let models = ["--draft-model", "--target-model", "--synthetic-acceptance"];
     let sampling = ["--temperature", "--top-k", "--top-p", "--min-p", "--seed"];
-    let generate = ["--gamma", "--ar", "--max-tokens", "--stop", "--json"];
+    let generate = ["--gamma", "--ar", "--max-tokens", "--stop", "--chat", "--system", "--json"];
     let bench = ["--gamma", "--pairs", "--max-tokens", "--workload", "--sidecar", "--json"];
     for (name, flags) in [
         ("generate", [&generate[..], &sampling, &pair, &models].concat()),

@@ -22,8 +22,9 @@ use std::{
 
 use coordinator::{Deadlines, Error, Pair, Request, Run, generate, text};
 use model::{Compute, Decoder, EmbeddedModel, Limits, Source, Transformer, Worker};
-use speculative::Sampling;
+use speculative::{Sampling, TokenId};
 use telemetry::Tracer;
+use tokenizer::Tokenizer;
 use tokio::{
     runtime::{self, Runtime},
     sync::oneshot,
@@ -239,9 +240,14 @@ pub fn sampled(temperature: f64, seed: u64) -> Sampling {
     Sampling { temperature, seed, ..Sampling::greedy() }
 }
 
+/// The character models' tokens of a prompt.
+pub fn tokens(prompt: &str) -> Vec<TokenId> {
+    Tokenizer::ascii().encode(prompt).expect("an ASCII prompt")
+}
+
 /// What to generate.
 pub fn request(prompt: &str, sampling: Sampling, max_tokens: usize, gamma: usize) -> Request {
-    Request { prompt: text::encode(prompt).expect("an ASCII prompt"), sampling, max_tokens, gamma, stop: Vec::new() }
+    Request { prompt: tokens(prompt), sampling, max_tokens, gamma, stop: Vec::new() }
 }
 
 /// The same request for the target alone.

@@ -6,15 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coordinator::{Error, Pair, text};
+use coordinator::{Error, Pair};
 use model::{EmbeddedModel, Limits};
 use outrider_tests::cluster::{
     Embedded, LONG, Node, Setup, Side, alone, assert_same, decoders, eventually, model, request, run, sampled, spawn,
     talk::{DraftTalk, Refusable, TargetTalk, channel, open},
-    within, worker,
+    tokens, within, worker,
 };
 use proto::v1::{
-    DescribeRequest, RejectionReason, Role, model_service_client::ModelServiceClient, target_session_response,
+    DescribeRequest, RejectionReason, Role, TokenizerRequest, model_service_client::ModelServiceClient,
+    target_session_response,
 };
 use tokio::{
     net::TcpStream,
@@ -29,7 +30,7 @@ const SERVICES: [(Side, &str); 2] =
     [(Side::Draft, "outrider.v1.DraftService"), (Side::Target, "outrider.v1.TargetService")];
 
 fn prompt() -> Vec<u32> {
-    text::encode("ROMEO:").unwrap()
+    tokens("ROMEO:")
 }
 
 fn embedded(side: Side) -> model::Worker {
@@ -70,7 +71,8 @@ async fn a_service_answers_before_its_model_is_loaded() {
             Side::Draft => DraftTalk::open(&channel, open).await.status().await,
             Side::Target => TargetTalk::open(&channel, open).await.status().await,
         };
-        for status in [describe, opened] {
+        let tokenizer = client.tokenizer(TokenizerRequest {}).await.unwrap_err();
+        for status in [describe, tokenizer, opened] {
             assert_eq!(status.code(), Code::Unavailable);
             assert!(status.message().contains("loading"), "{status}");
         }

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use coordinator::text;
 use model::{EmbeddedModel, Limits};
 use outrider_tests::cluster::{
     Node, eventually, model, pair, request, run, sampled, spawn,
     talk::{DraftTalk, TargetTalk, channel, open},
-    within, worker,
+    tokens, within, worker,
 };
 use proto::v1::{
     DraftSessionRequest, Open, RejectionReason, TargetSessionRequest, draft_session_request,
@@ -26,7 +25,7 @@ fn sampling() -> Sampling {
 }
 
 fn prompt() -> Vec<TokenId> {
-    text::encode(PROMPT).unwrap()
+    tokens(PROMPT)
 }
 
 fn target() -> Node {

@@ -41,6 +41,14 @@ pub(super) struct GenerateArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(super) stop: Vec<String>,
 
+    /// Have the model answer the prompt, put into its own chat template as the user's message
+    #[arg(long)]
+    pub(super) chat: bool,
+
+    /// What the model is told before the prompt, with --chat
+    #[arg(long, value_name = "TEXT", requires = "chat", allow_hyphen_values = true)]
+    pub(super) system: Option<String>,
+
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
 

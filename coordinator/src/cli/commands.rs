@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use speculative::TokenId;
 use tokio::signal;
 
 use super::{
@@ -33,19 +34,34 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
         "-" => read_prompt()?,
         prompt => prompt.to_owned(),
     };
-    let request = Request {
-        prompt: text::encode(&prompt)?,
-        sampling: args.sampling.sampling(),
-        max_tokens: args.max_tokens as usize,
-        gamma,
-        stop: args.stop,
-    };
     let Some(connected) = interruptible(Connected::new(place)).await.transpose()? else {
         return Ok(End::Interrupted);
     };
-    let outcome = write_text(&connected, &args.services, request, args.json).await;
+    let outcome = match encode(&connected, &args, &prompt) {
+        Ok(tokens) => {
+            let request = Request {
+                prompt: tokens,
+                sampling: args.sampling.sampling(),
+                max_tokens: args.max_tokens as usize,
+                gamma,
+                stop: args.stop,
+            };
+            let shown = if args.chat { prompt + "\n" } else { prompt };
+            write_text(&connected, &args.services, request, shown, args.json).await
+        }
+        Err(error) => Err(error.into()),
+    };
     connected.close().await;
     outcome
+}
+
+/// The prompt's tokens, or with `--chat` those of the conversation that it begins.
+fn encode(connected: &Connected, args: &GenerateArgs, prompt: &str) -> Result<Vec<TokenId>, crate::Error> {
+    let tokenizer = &connected.pair.tokenizer;
+    match args.chat {
+        true => text::encode(tokenizer, &text::chat(tokenizer, args.system.as_deref(), prompt)?),
+        false => text::encode(tokenizer, prompt),
+    }
 }
 
 /// Generates while a thread of its own writes, so that a slow terminal does not slow the cycle.
@@ -53,11 +69,10 @@ async fn write_text(
     connected: &Connected,
     services: &super::args::ServiceArgs,
     request: Request,
+    prompt: String,
     json: bool,
 ) -> anyhow::Result<End> {
     let (pieces, written) = mpsc::channel::<Piece>();
-    let prompt: String =
-        if json { String::new() } else { request.prompt.iter().filter_map(|&id| char::from_u32(id)).collect() };
     let writer = thread::spawn(move || write_pieces(&prompt, &written, json));
     let emit = move |piece| drop(pieces.send(piece));
     let run = run(connected, services, request.clone(), emit).await;
@@ -71,7 +86,7 @@ async fn write_text(
         let run = self::run(connected, services, Request { gamma: 0, ..request }, |_| {}).await?;
         match run.stop_reason {
             StopReason::Cancelled => end = End::Interrupted,
-            StopReason::Stop | StopReason::Length => alone = Some(run),
+            StopReason::Stop | StopReason::Eos | StopReason::Length => alone = Some(run),
         }
     }
     let pair = &connected.pair;
@@ -108,11 +123,11 @@ async fn run(
 fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io::Result<()> {
     let mut out = io::stdout();
     let colour = coloured(&out);
-    if colour {
+    let mut written = colour && !json;
+    if written {
         write!(out, "{prompt}")?;
         out.flush()?;
     }
-    let mut written = colour;
     for Piece { text, accepted } in pieces {
         written = true;
         let style = if accepted { terminal::ACCEPTED } else { terminal::OWN };
@@ -154,7 +169,7 @@ fn read_prompt() -> anyhow::Result<String> {
     }
     let mut prompt = Vec::new();
     io::stdin().read_to_end(&mut prompt).context("the prompt cannot be read from standard input")?;
-    String::from_utf8(prompt).context("the prompt on standard input is not UTF-8, allowed: ASCII text")
+    String::from_utf8(prompt).context("the prompt on standard input is not UTF-8, allowed: UTF-8 text")
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {

@@ -119,6 +119,8 @@ impl Cycle {
 pub enum StopReason {
     /// A stop string.
     Stop,
+    /// One of the tokenizer's end tokens.
+    Eos,
     /// All tokens that were wanted, or a full context.
     Length,
     /// The client's wish.
@@ -130,6 +132,7 @@ impl StopReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stop => "stop",
+            Self::Eos => "eos",
             Self::Length => "length",
             Self::Cancelled => "cancelled",
         }
@@ -145,9 +148,9 @@ pub struct Run {
     pub prompt_tokens: usize,
     /// The seed that was used.
     pub seed: u64,
-    /// The text, which ends before a stop string.
+    /// The text, which ends before a stop string or an end token.
     pub text: String,
-    /// The emitted tokens, the one that completed a stop string included.
+    /// The emitted tokens, the one that completed a stop string or ended the text included.
     pub token_ids: Vec<TokenId>,
     /// Why it ended.
     pub stop_reason: StopReason,

@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 use proto::v1::DescribeResponse;
 
 use super::{Breakdown, Report, Roofline, Synthetic, Theory};
-use crate::{Service, bench};
+use crate::{Service, bench, pairing};
 
 /// Cells of a cycle's bar.
 const BAR: usize = 48;
@@ -276,7 +276,7 @@ pub fn description(service: &Service) -> String {
         ("parameters", description.parameters.to_string()),
         ("weights", format!("{} bytes, {}", description.weight_bytes, description.dtype)),
         ("fingerprint", description.model_fingerprint.clone()),
-        ("tokenizer", format!("{}, {} ids", description.tokenizer_fingerprint, description.tokenizer_size)),
+        ("tokenizer", format!("{}, {} ids", pairing::tokenizer(description), description.tokenizer_size)),
         ("vocabulary", description.vocab_size.to_string()),
         ("context", format!("{} tokens", description.context_length)),
         ("device", description.device.clone()),

@@ -3,14 +3,12 @@
 
 use std::{sync::LazyLock, thread};
 
-use coordinator::{
-    embedded::{Embedded, Models},
-    text,
-};
+use coordinator::embedded::{Embedded, Models};
 use proto::v1::{
-    DescribeRequest, DescribeResponse, Limits, Role,
+    DescribeRequest, DescribeResponse, Limits, Role, TokenizerRequest, TokenizerResponse,
     model_service_server::{ModelService, ModelServiceServer},
 };
+use tokenizer::Tokenizer;
 use tokio::{net::TcpListener, runtime::Runtime};
 use tonic::{
     Request, Response, Status,
@@ -37,7 +35,7 @@ pub(crate) fn description(role: Role) -> DescribeResponse {
         protocol_version: proto::PROTOCOL_VERSION,
         role: role.into(),
         model: "fake".to_owned(),
-        tokenizer_fingerprint: text::ASCII_FINGERPRINT.to_owned(),
+        tokenizer_fingerprint: Tokenizer::ascii().fingerprint().to_owned(),
         tokenizer_size: 128,
         vocab_size: 128,
         context_length: 2048,
@@ -72,5 +70,15 @@ struct Fake(DescribeResponse);
 impl ModelService for Fake {
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
         Ok(Response::new(self.0.clone()))
+    }
+
+    type TokenizerStream = tokio_stream::Iter<std::array::IntoIter<Result<TokenizerResponse, Status>, 2>>;
+
+    /// The character tokenizer, in two parts, whatever the description says.
+    async fn tokenizer(&self, _: Request<TokenizerRequest>) -> Result<Response<Self::TokenizerStream>, Status> {
+        let document = Tokenizer::ascii().to_bytes();
+        let (begin, end) = document.split_at(5);
+        let parts = [begin, end].map(|part| Ok(TokenizerResponse { part: part.into() }));
+        Ok(Response::new(tokio_stream::iter(parts)))
     }
 }

@@ -22,7 +22,10 @@ fn pair(draft: Change, target: Change) -> (String, String) {
 #[test]
 fn services_that_do_not_fit_together_are_refused_with_both_sides_named() {
     let cases: [(Change, [&str; 3]); 3] = [
-        (|draft| draft.tokenizer_fingerprint = "0badc0de".to_owned(), ["tokenizer", "0badc0de", "58376807"]),
+        (
+            |draft| (draft.tokenizer_name, draft.tokenizer_fingerprint) = ("qwen2".to_owned(), "0badc0de".to_owned()),
+            ["tokenizer", "qwen2 0badc0de", "58376807"],
+        ),
         (|draft| draft.tokenizer_size = 127, ["tokenizer size", "127", "128"]),
         (|draft| draft.protocol_version = 2, ["protocol version", "2", "1"]),
     ];
@@ -37,12 +40,20 @@ fn services_that_do_not_fit_together_are_refused_with_both_sides_named() {
 fn services_that_this_coordinator_does_not_know_are_refused() {
     let (draft, target) = pair(|_| (), |_| ());
     generate(&target, &draft, &[]).failed(1, &["role", "ROLE_TARGET", "allowed: ROLE_DRAFT"]);
-    let foreign: Change = |service| service.tokenizer_fingerprint = "gpt2".to_owned();
-    let (draft, target) = pair(foreign, foreign);
-    generate(&draft, &target, &[]).failed(1, &["tokenizer", "gpt2", "allowed: 58376807"]);
     let target = fake::service(Role::Target, |target| target.protocol_version = 9);
     outrider(&["generate", "ROMEO:", "--ar", "--target", &target])
         .failed(1, &[&target, "protocol version", "9", "allowed: 1"]);
+}
+
+/// A service that describes a tokenizer and hands out another one.
+#[test]
+fn a_tokenizer_that_is_not_the_described_one_is_refused() {
+    let foreign: Change = |service| service.tokenizer_fingerprint = "0badc0de".to_owned();
+    let (draft, target) = pair(foreign, foreign);
+    generate(&draft, &target, &[]).failed(1, &["tokenizer", "target", &target, "58376807", "described", "0badc0de"]);
+    let short: Change = |service| service.tokenizer_size = 100;
+    let (draft, target) = pair(short, short);
+    generate(&draft, &target, &[]).failed(1, &["tokenizer", "target", "128 ids", "described: 100"]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ mod tests;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SyntheticModel {
     /// The embedded target grown to GPT-2 small's geometry (d 768, 12 heads, 12 layers, context 4096, 88.3 million
-    /// parameters), with noise such that its greedy choice is the embedded target's about 7 times in 10.
+    /// parameters), with noise such that the embedded target as its draft foresees 7 in 10 of its greedy choices.
     GrownGpt2,
     /// Random weights at a named geometry, `synthetic:PRESET[:DTYPE]`.
     Random(Preset, Dtype),

@@ -1,6 +1,8 @@
-//! `ModelService.Describe`: who a model service is.
+//! `ModelService`: who a model service is, and its tokenizer.
 
-use proto::v1::{self, DescribeRequest, DescribeResponse, model_service_server::ModelService};
+use proto::v1::{
+    self, DescribeRequest, DescribeResponse, TokenizerRequest, TokenizerResponse, model_service_server::ModelService,
+};
 use speculative::SyntheticAcceptance;
 use tonic::{Request, Response, Status};
 
@@ -9,7 +11,10 @@ use crate::Host;
 /// tonic's default bound on a received message, which both services keep.
 const MAX_MESSAGE_BYTES: u32 = 4 << 20;
 
-/// Describes the model of `host` in `role`.
+/// Bytes of the tokenizer's document in one message.
+const PART_BYTES: usize = 512 << 10;
+
+/// Describes the model of `host` in `role`, and hands out its tokenizer.
 #[derive(Debug)]
 pub struct Describe {
     /// The model's host.
@@ -50,8 +55,18 @@ impl ModelService for Describe {
                 queue_depth: limits.queue_depth as u32,
                 max_message_bytes: MAX_MESSAGE_BYTES,
             }),
+            tokenizer_name: model.tokenizer.name().to_owned(),
             synthetic: model.synthetic,
             synthetic_acceptance: worker.synthetic_acceptance().map(SyntheticAcceptance::rate),
         }))
+    }
+
+    type TokenizerStream = tokio_stream::Iter<std::vec::IntoIter<Result<TokenizerResponse, Status>>>;
+
+    async fn tokenizer(&self, _: Request<TokenizerRequest>) -> Result<Response<Self::TokenizerStream>, Status> {
+        let document = self.host.worker()?.description().tokenizer.to_bytes();
+        let parts: Vec<_> =
+            document.chunks(PART_BYTES).map(|part| Ok(TokenizerResponse { part: part.into() })).collect();
+        Ok(Response::new(tokio_stream::iter(parts)))
     }
 }

@@ -10,7 +10,7 @@ use tokenizers::{
 };
 
 use crate::{
-    Error, parts,
+    Error, bounded, parts,
     pieces::{Pieces, Spelling},
 };
 
@@ -29,6 +29,7 @@ pub(crate) struct Definition {
     /// A short name for people.
     pub(crate) name: String,
     /// What each id stands for, spelled; empty for an id that stands for nothing.
+    #[serde(deserialize_with = "bounded::tokens")]
     pub(crate) tokens: Vec<String>,
     pub(crate) spelling: Spelling,
     /// Pairs of ids, the first to be merged first.
@@ -43,7 +44,9 @@ pub(crate) struct Definition {
     pub(crate) fuse_unknown: bool,
     /// Tokens that are found in the text before anything else.
     pub(crate) added: Vec<Added>,
+    #[serde(deserialize_with = "bounded::part")]
     pub(crate) normalizer: Value,
+    #[serde(deserialize_with = "bounded::part")]
     pub(crate) pre_tokenizer: Value,
     /// Text begins with this token.
     pub(crate) begin: Option<u32>,

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
-use tokenizers::AddedToken;
 
 use crate::{
-    Error,
+    Error, bounded,
     definition::{Added, Definition, MOST_TOKENS},
     parts,
 };
@@ -16,24 +15,28 @@ use crate::{
 #[derive(Deserialize)]
 struct File<'a> {
     #[serde(default)]
-    added_tokens: Vec<NumberedToken>,
-    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+    #[serde(default, deserialize_with = "bounded::part")]
     normalizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::part")]
     pre_tokenizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::part")]
     post_processor: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::part")]
     decoder: Value,
     #[serde(borrow)]
     model: &'a RawValue,
 }
 
 #[derive(Deserialize)]
-struct NumberedToken {
+struct AddedToken {
     id: u32,
-    #[serde(flatten)]
-    token: AddedToken,
+    content: String,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: bool,
+    special: bool,
 }
 
 /// A model's kind; old files do not say it and mean byte pairs.
@@ -107,9 +110,9 @@ pub(crate) fn define(
     chat_template: Option<&str>,
     end_tokens: &[u32],
 ) -> Result<Definition, Error> {
-    let file: File = read("tokenizer.json", tokenizer_json)?;
+    let file: File = bounded::json("tokenizer.json", tokenizer_json)?;
     let config: Config = match tokenizer_config_json {
-        Some(config) => read("tokenizer_config.json", config)?,
+        Some(config) => bounded::json("tokenizer_config.json", config)?,
         None => Config::default(),
     };
     let model = BytePairs::read(file.model)?;
@@ -136,7 +139,7 @@ pub(crate) fn define(
         byte_fallback: model.byte_fallback,
         unknown: model.unk_token.as_deref().map(|text| ids.of("unk_token", text)).transpose()?,
         fuse_unknown: model.fuse_unk,
-        added: file.added_tokens.iter().map(NumberedToken::added).collect(),
+        added: file.added_tokens.iter().map(AddedToken::added).collect(),
         normalizer: file.normalizer,
         pre_tokenizer: file.pre_tokenizer,
         begin,
@@ -147,17 +150,13 @@ pub(crate) fn define(
     })
 }
 
-fn read<'a, T: Deserialize<'a>>(document: &'static str, json: &'a [u8]) -> Result<T, Error> {
-    serde_json::from_slice(json).map_err(|error| Error::document(document, error.to_string()))
-}
-
 impl BytePairs {
     fn read(model: &RawValue) -> Result<Self, Error> {
-        let Kind { kind } = read("tokenizer.json model", model.get().as_bytes())?;
+        let Kind { kind } = bounded::json("tokenizer.json model", model.get().as_bytes())?;
         if kind != "BPE" {
             return Err(Error::field("model type", kind, "BPE"));
         }
-        let model: Self = read("tokenizer.json model", model.get().as_bytes())?;
+        let model: Self = bounded::json("tokenizer.json model", model.get().as_bytes())?;
         if let Some(dropout) = model.dropout.filter(|&dropout| dropout != 0.0) {
             return Err(Error::field("model dropout", dropout, "none"));
         }
@@ -175,8 +174,8 @@ impl BytePairs {
 }
 
 /// What each id stands for.
-fn tokens(vocab: &HashMap<String, u32>, added: &[NumberedToken]) -> Result<Vec<String>, Error> {
-    let added = added.iter().map(|added| (&added.token.content, added.id));
+fn tokens(vocab: &HashMap<String, u32>, added: &[AddedToken]) -> Result<Vec<String>, Error> {
+    let added = added.iter().map(|added| (&added.content, added.id));
     let all = || vocab.iter().map(|(text, &id)| (text, id)).chain(added.clone());
     let size = all().map(|(_, id)| id as usize + 1).max().unwrap_or(0);
     if size > MOST_TOKENS {
@@ -211,12 +210,12 @@ fn merges(model: &BytePairs) -> Result<Vec<(u32, u32)>, Error> {
 /// Finds tokens by their text.
 struct Ids<'a> {
     vocab: &'a HashMap<String, u32>,
-    added: &'a [NumberedToken],
+    added: &'a [AddedToken],
 }
 
 impl Ids<'_> {
     fn of(&self, field: &str, text: &str) -> Result<u32, Error> {
-        let added = self.added.iter().find(|added| added.token.content == text).map(|added| added.id);
+        let added = self.added.iter().find(|added| added.content == text).map(|added| added.id);
         added.or_else(|| self.vocab.get(text).copied()).ok_or_else(|| Error::field(field, text, "the text of a token"))
     }
 }
@@ -228,10 +227,10 @@ fn put_in_front(post_processor: &Value) -> Result<Option<&str>, Error> {
     Ok(templates.find_map(|template| template["single"][0]["SpecialToken"]["id"].as_str()))
 }
 
-impl NumberedToken {
+impl AddedToken {
     fn added(&self) -> Added {
-        let AddedToken { single_word, lstrip, rstrip, normalized, special, .. } = self.token;
-        Added { id: self.id, special, single_word, lstrip, rstrip, normalized }
+        let Self { id, single_word, lstrip, rstrip, normalized, special, .. } = *self;
+        Added { id, special, single_word, lstrip, rstrip, normalized }
     }
 }
 

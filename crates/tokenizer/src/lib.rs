@@ -9,9 +9,11 @@
 //! - `definition`: all that a byte-pair tokenizer is made of, checked; also the document that travels
 //! - `hugging_face`, `gguf`: definitions from files
 //! - `parts`: which normalisers and pre-tokenizers are known
+//! - `bounded`: JSON from anywhere, in bounded memory
 //! - `pieces`: the bytes that each id stands for
 //! - `chat`: messages to prompt text
 
+mod bounded;
 mod chat;
 mod decoder;
 mod definition;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Decoder, Error, Message, Vocabulary,
+    Decoder, Error, Message, Vocabulary, bounded,
     chat::{self, Marks},
     definition::Definition,
     hugging_face,
@@ -18,10 +18,6 @@ use crate::{
 
 /// Ids of the character tokenizer.
 const ASCII_SIZE: usize = 128;
-
-/// The largest document that [`Tokenizer::from_bytes`] reads; those of the largest known vocabularies have a quarter of
-/// it.
-const MOST_BYTES: usize = 64 << 20;
 
 /// Text to tokens and back. Cheap to clone. Two are equal where each id stands for the same text.
 #[derive(Clone)]
@@ -56,7 +52,7 @@ struct BytePairs {
 
 /// What travels to a peer.
 #[derive(Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 enum Document {
     Ascii,
     BytePairs(Box<Definition>),
@@ -104,9 +100,6 @@ impl Tokenizer {
     /// # Errors
     /// A document that is none, too large, or whose parts do not fit together.
     pub fn from_bytes(document: &[u8]) -> Result<Self, Error> {
-        if document.len() > MOST_BYTES {
-            return Err(Error::document("tokenizer document", format!("{} bytes, at most 64 MiB", document.len())));
-        }
         match read(document)? {
             Document::Ascii => Ok(Self::ascii()),
             Document::BytePairs(definition) => Self::new(*definition),
@@ -247,7 +240,7 @@ fn known(text: &str, allowed: &'static str, known: impl Fn(u8) -> bool) -> Resul
 }
 
 fn read(document: &[u8]) -> Result<Document, Error> {
-    serde_json::from_slice(document).map_err(|error| Error::document("tokenizer document", error.to_string()))
+    bounded::json("tokenizer document", document)
 }
 
 fn write(document: &Document) -> Arc<[u8]> {

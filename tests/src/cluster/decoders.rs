@@ -168,6 +168,26 @@ pub fn noise(n: u64) -> f32 {
     (f64::from(word) / f64::from(u32::MAX) * 16.0 - 8.0) as f32
 }
 
+/// The embedded pair's tokenizer as a byte-level one, in which `end` ends a text.
+pub fn ending_at(end: char) -> Tokenizer {
+    let spelled = |byte: u8| match byte {
+        0..=0x20 => char::from_u32(0x100 + u32::from(byte)).expect("a character"),
+        0x7f => 'ġ',
+        _ => byte.into(),
+    };
+    let mut token_types = vec![1; 128];
+    token_types[end as usize] = 3;
+    let vocabulary = Vocabulary {
+        model: "gpt2".to_owned(),
+        pre: Some("gpt-2".to_owned()),
+        tokens: (0..128).map(|byte| spelled(byte).to_string()).collect(),
+        token_types: Some(token_types),
+        eos: Some(end.into()),
+        ..Vocabulary::default()
+    };
+    Tokenizer::from_gguf(vocabulary).expect("a vocabulary without a fault")
+}
+
 /// A tokenizer of as many ids as the embedded pair's, which stand for something else.
 pub fn another_tokenizer() -> Tokenizer {
     let tokens = (0..128).map(|id| format!("<{id}>")).collect();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use proto::v1::{
     DescribeRequest, DescribeResponse, DraftSessionRequest, DraftSessionResponse, Open, Opened, Proposal, Propose,
-    Rejected, RejectionReason,
+    Rejected, RejectionReason, TokenizerRequest, TokenizerResponse,
     draft_service_server::{DraftService, DraftServiceServer},
     draft_session_request, draft_session_response,
     model_service_server::{ModelService, ModelServiceServer},
@@ -73,6 +73,12 @@ struct Service {
 impl ModelService for Service {
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
         Ok(Response::new(self.described.clone()))
+    }
+
+    type TokenizerStream = ReceiverStream<Result<TokenizerResponse, Status>>;
+
+    async fn tokenizer(&self, _: Request<TokenizerRequest>) -> Result<Response<Self::TokenizerStream>, Status> {
+        Err(Status::unimplemented("a draft is not asked for its tokenizer"))
     }
 }
 

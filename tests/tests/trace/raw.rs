@@ -5,16 +5,16 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use coordinator::text;
 use proto::v1::{
     DescribeRequest, DescribeResponse, DraftSessionRequest, DraftSessionResponse, Limits, Opened, Proposal, Role,
-    TargetSessionRequest, TargetSessionResponse, TraceContext, Verdict,
+    TargetSessionRequest, TargetSessionResponse, TokenizerRequest, TokenizerResponse, TraceContext, Verdict,
     draft_service_server::{DraftService, DraftServiceServer},
     draft_session_request, draft_session_response,
     model_service_server::{ModelService, ModelServiceServer},
     target_service_server::{TargetService, TargetServiceServer},
     target_session_request, target_session_response,
 };
+use tokenizer::Tokenizer;
 use tokio::net::TcpListener;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{
@@ -65,13 +65,19 @@ impl ModelService for Raw {
         Ok(Response::new(DescribeResponse {
             protocol_version: proto::PROTOCOL_VERSION,
             role: self.role.into(),
-            tokenizer_fingerprint: text::ASCII_FINGERPRINT.to_owned(),
+            tokenizer_fingerprint: Tokenizer::ascii().fingerprint().to_owned(),
             tokenizer_size: 128,
             vocab_size: 128,
             context_length: 2048,
             limits: Some(limits),
             ..DescribeResponse::default()
         }))
+    }
+
+    type TokenizerStream = Answers<TokenizerResponse>;
+
+    async fn tokenizer(&self, _: Request<TokenizerRequest>) -> Result<Response<Self::TokenizerStream>, Status> {
+        Err(Status::unimplemented("the character tokenizer is known"))
     }
 }
 

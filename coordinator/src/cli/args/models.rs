@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 use model::{EmbeddedModel, Source, SyntheticModel};
 use speculative::SyntheticAcceptance;
+use tokenizer::Tokenizer;
 
 use crate::{Error, embedded::Models, text};
 
@@ -81,9 +82,9 @@ impl Workload {
     /// Its prompts.
     ///
     /// # Errors
-    /// None: the passage is ASCII.
-    pub(in crate::cli) fn prompts(self) -> Result<Vec<Vec<speculative::TokenId>>, Error> {
-        let tokens = text::encode(PASSAGE)?;
+    /// None: the passage is ASCII, as the workload's tokenizer is.
+    pub(in crate::cli) fn prompts(self, tokenizer: &Tokenizer) -> Result<Vec<Vec<speculative::TokenId>>, Error> {
+        let tokens = text::encode(tokenizer, PASSAGE)?;
         Ok(tokens.windows(PROMPT).step_by(STRIDE).map(<[_]>::to_vec).collect())
     }
 }

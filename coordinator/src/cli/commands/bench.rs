@@ -4,6 +4,7 @@ use std::{io, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use speculative::TokenId;
+use tokenizer::Tokenizer;
 use tokio::signal;
 
 use super::{
@@ -19,30 +20,29 @@ use crate::{
     text,
 };
 
-/// Prompts of a benchmark that is given none.
-const PROMPTS: [&str; 3] = ["ROMEO:", "First Citizen:\nBefore we proceed any further, ", "KING RICHARD II:\nO, "];
+/// Prompts of a benchmark that is given none: what the character models were trained on, and code for all others.
+const PLAY: [&str; 3] = ["ROMEO:", "First Citizen:\nBefore we proceed any further, ", "KING RICHARD II:\nO, "];
+const CODE: [&str; 3] = [
+    "def quicksort(arr):\n    \"\"\"Sort a list of numbers.\"\"\"\n",
+    "// Returns the n-th Fibonacci number.\nfn fibonacci(n: u64) -> u64 {\n",
+    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n",
+];
 
 pub(in crate::cli) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");
     let place = place(&args);
-    let plan = plan(&args)?;
     let sidecars = args.sidecar.as_deref().map(Sidecars::open).transpose()?;
     let Some(connected) = interruptible(Connected::new(place)).await.transpose()? else {
         return Ok(End::Interrupted);
     };
-    let bar = progress_bar();
-    let progress = |done: usize, total: usize| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    };
-    let (pair, deadlines) = (&connected.pair, args.services.deadlines());
-    let bench = benchmark::Bench { pair, deadlines, tracer: &connected.tracer, progress: &progress };
-    let outcome = benchmark::bench(bench, &plan, async { drop(signal::ctrl_c().await) }).await;
-    bar.finish_and_clear();
     let (pair, here) = (connected.pair.clone(), connected.is_embedded());
+    let measured = match plan(&args, &pair.tokenizer) {
+        Ok(plan) => measure(&connected, &args, &plan).await.map_err(Into::into),
+        Err(error) => Err(error),
+    };
     connected.close().await;
 
-    let outcome = outcome?;
+    let outcome = measured?;
     match args.json {
         true => print_json(&outcome)?,
         false => print_text(&terminal::benchmark(&outcome, coloured(&io::stdout())))?,
@@ -50,7 +50,20 @@ pub(in crate::cli) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
     if let Some(sidecars) = sidecars {
         sidecars.write(&outcome, &pair, here)?;
     }
-    judge(&outcome, plan.pairs)
+    judge(&outcome, args.pairs as usize)
+}
+
+async fn measure(connected: &Connected, args: &BenchArgs, plan: &Plan) -> Result<Outcome, crate::Error> {
+    let bar = progress_bar();
+    let progress = |done: usize, total: usize| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    };
+    let (pair, deadlines) = (&connected.pair, args.services.deadlines());
+    let bench = benchmark::Bench { pair, deadlines, tracer: &connected.tracer, progress: &progress };
+    let outcome = benchmark::bench(bench, plan, async { drop(signal::ctrl_c().await) }).await;
+    bar.finish_and_clear();
+    outcome
 }
 
 /// Whether all pairs were measured, and alike.
@@ -73,7 +86,7 @@ fn place(args: &BenchArgs) -> Place<'_> {
     Place::of(&args.services, true)
 }
 
-fn plan(args: &BenchArgs) -> anyhow::Result<Plan> {
+fn plan(args: &BenchArgs, tokenizer: &Tokenizer) -> anyhow::Result<Plan> {
     #[cfg(feature = "embedded")]
     let workload = args.workload.map(|workload| workload.name());
     #[cfg(not(feature = "embedded"))]
@@ -81,22 +94,23 @@ fn plan(args: &BenchArgs) -> anyhow::Result<Plan> {
     Ok(Plan {
         gammas: args.gamma.iter().map(|&gamma| gamma as usize).collect(),
         pairs: args.pairs as usize,
-        prompts: prompts(args)?,
+        prompts: prompts(args, tokenizer)?,
         sampling: args.sampling.sampling(),
         max_tokens: args.max_tokens as usize,
         workload,
     })
 }
 
-fn prompts(args: &BenchArgs) -> anyhow::Result<Vec<Vec<TokenId>>> {
+fn prompts(args: &BenchArgs, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<TokenId>>> {
     if let Some(prompt) = &args.prompt {
-        return Ok(vec![text::encode(prompt)?]);
+        return Ok(vec![text::encode(tokenizer, prompt)?]);
     }
     #[cfg(feature = "embedded")]
     if let Some(workload) = args.workload {
-        return Ok(workload.prompts()?);
+        return Ok(workload.prompts(tokenizer)?);
     }
-    Ok(PROMPTS.iter().map(|prompt| text::encode(prompt)).collect::<Result<_, _>>()?)
+    let prompts = if *tokenizer == Tokenizer::ascii() { PLAY } else { CODE };
+    Ok(prompts.iter().map(|prompt| text::encode(tokenizer, prompt)).collect::<Result<_, _>>()?)
 }
 
 fn progress_bar() -> ProgressBar {

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::description::hex;
+use crate::load::GROWN_NOISE;
 use crate::{Compute, Decoder, EmbeddedModel, Preset, Rows, Source, SyntheticModel, Transformer};
 
 fn compute() -> Arc<Compute> {
@@ -60,7 +61,7 @@ fn without_noise_the_grown_model_is_the_old_function() {
 }
 
 #[test]
-fn with_its_noise_the_grown_model_agrees_about_7_times_in_10() {
+fn with_its_noise_the_grown_model_agrees_about_3_times_in_4_on_text_of_others() {
     let mut grown = Transformer::load(&Source::Synthetic(SyntheticModel::GrownGpt2), compute()).unwrap();
     let description = grown.description();
     assert_eq!((description.parameters, description.synthetic), (88_300_032, true));
@@ -68,16 +69,16 @@ fn with_its_noise_the_grown_model_agrees_about_7_times_in_10() {
     let (old, new) = (embedded(), logits(&mut grown, &text()));
     let same = old.iter().zip(&new).filter(|(old, new)| argmax(old) == argmax(new)).count();
     let share = same as f64 / old.len() as f64;
-    assert!((0.62..=0.78).contains(&share), "{share}");
+    assert!((0.70..=0.84).contains(&share), "{share}");
 }
 
 /// On every machine: the fingerprint is part of what a benchmark reports.
 #[test]
 fn the_bytes_are_pinned() {
     let (json, weights) = EmbeddedModel::Target.files();
-    let (json, weights) = grown(json, weights, 0.4, 0);
+    let (json, weights) = grown(json, weights, GROWN_NOISE, 0);
     let digest = hex(Sha256::new().chain_update(&json).chain_update(&weights));
-    assert_eq!(digest, "f79c805b243955d81f8b0caedb2890ca4417b2743b792a91343fe967c7d75470");
+    assert_eq!(digest, "35c8f678ebc107ae41d35f0a62ddde0e864c68b4cf87110aaeeee8dbdd6c89fb");
 }
 
 #[test]

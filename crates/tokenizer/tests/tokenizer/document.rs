@@ -25,7 +25,7 @@ fn a_peer_makes_the_same_tokenizer() {
 #[test]
 fn a_document_that_does_not_fit_is_refused_with_the_field() {
     let cases: [(&str, Value, &str); 13] = [
-        ("kind", json!("words"), "words"),
+        ("spelling", json!("words"), "words"),
         ("tokens", json!([]), "number of tokens"),
         ("tokens", json!(["a", ""]), "last token"),
         ("tokens", json!(["a", "a"]), "token"),
@@ -54,14 +54,21 @@ fn a_document_that_does_not_fit_is_refused_with_the_field() {
     ];
     for (field, value, word) in cases {
         let mut document: Value = serde_json::from_slice(&full().to_bytes()).unwrap();
-        document[field] = value;
+        document["byte_pairs"][field] = value;
         let message = Tokenizer::from_bytes(document.to_string().as_bytes()).unwrap_err().to_string();
         assert!(message.contains(word), "{field}: {message}");
     }
     let large = vec![b' '; (64 << 20) + 1];
     assert!(Tokenizer::from_bytes(&large).unwrap_err().to_string().contains("at most 64 MiB"));
-    let deep = ["{\"kind\":\"byte_pairs\",\"normalizer\":", &"[".repeat(100_000)].concat();
-    Tokenizer::from_bytes(deep.as_bytes()).unwrap_err();
+    for value in ["[".repeat(100_000), ["[", &"[".repeat(1000), &"]".repeat(1000), "]"].concat()] {
+        let deep = ["{\"byte_pairs\":{\"normalizer\":", &value].concat();
+        Tokenizer::from_bytes(deep.as_bytes()).unwrap_err();
+    }
+    let many = ["{\"byte_pairs\":{\"tokens\":[", &"\"\",".repeat(1 << 21)].concat();
+    assert!(Tokenizer::from_bytes(many.as_bytes()).unwrap_err().to_string().contains("at most 1048576 tokens"));
+    let wide = ["{\"byte_pairs\":{\"pre_tokenizer\":[", &"[],".repeat(1 << 20), "[]]"].concat();
+    assert!(Tokenizer::from_bytes(wide.as_bytes()).unwrap_err().to_string().contains("at most 1 MiB"));
+    assert!(Tokenizer::from_bytes(b"\"words\"").unwrap_err().to_string().contains("words"));
 }
 
 proptest! {
@@ -89,7 +96,7 @@ proptest! {
         id in prop::sample::select(vec![0_u32, 1, 259, 262, 263, u32::MAX]), place in any::<prop::sample::Index>()
     ) {
         let mut document: Value = serde_json::from_slice(&full().to_bytes()).unwrap();
-        match &mut document[field] {
+        match &mut document["byte_pairs"][field] {
             Value::Array(entries) if !entries.is_empty() => {
                 let entry = place.get_mut(entries);
                 match entry {

@@ -16,9 +16,21 @@ test:
 bench:
     cargo run --release --bin outrider -- bench --temperature 0 --gamma 4,1,2,3,6,8
 
-# Forward passes of the embedded pair against this machine's roofs
+# Forward passes beside this machine's roof; MODEL=x.gguf adds one more model
 bench-forward:
     cargo bench -p model --bench forward
+
+# Matmuls of every format beside this machine's roof
+bench-kernels:
+    cargo bench -p model --bench kernels
+
+# Files with anything in them, for five minutes
+mutate:
+    MUTATE_SECONDS=60 MUTATE_SEED=$RANDOM cargo test -p model --lib mutated -- --nocapture --test-threads 1
+
+# The oracle on the real pair: OUTRIDER_MODELS=DIR just real-pair
+real-pair:
+    cargo test --release -p outrider-tests --test real_pair -- --nocapture
 
 # Beside llama.cpp: LLAMA_SERVER=path TARGET=x.gguf DRAFT=y.gguf just peer
 peer *ARGS:

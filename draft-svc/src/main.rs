@@ -12,7 +12,8 @@ use tokio::net::TcpListener;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// The model: embedded:draft, embedded:target, synthetic:grown-gpt2, or the path of a safetensors file with its JSON beside it
+    /// The model: a .gguf file, a Hugging Face folder, hf:OWNER/NAME[:FILE], embedded:target, embedded:draft, synthetic:NAME[:DTYPE]
+    /// (grown-gpt2, nanogpt, gpt2-small, llama-1b, llama-3b, llama-8b), or a .safetensors file with its .json beside it
     #[arg(long, env = "OUTRIDER_MODEL", value_name = "MODEL", default_value = "embedded:draft", value_parser = service::source)]
     model: Source,
 

@@ -1,115 +1,111 @@
-//! The embedded pair's forwards beside the machine's roofs: `cargo bench -p model`.
+//! Forwards of whole models beside the read roof of the same run: `cargo bench -p model --bench forward [FILTER]`.
+//!
+//! `MODEL` is one more model, as the services' `--model` names it (a .gguf file, say); `THREADS` the number of threads.
 
+use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use model::{Compute, Decoder, EmbeddedModel, Isa, KvCache, Rows, Source, Transformer};
+use divan::Bencher;
+use divan::counter::{BytesCount, ItemsCount};
+use model::bench::Reading;
+use model::{Compute, Decoder, Rows, Transformer};
 
 /// Positions held before each timed forward.
 const CONTEXT: usize = 256;
 
 /// Rows of the forwards compared.
-const ROWS: [usize; 7] = [1, 2, 3, 5, 9, 17, 33];
+const ROWS: [usize; 7] = [1, 2, 3, 5, 9, 17, 32];
 
-/// Forwards of each kind.
-const ROUNDS: usize = 400;
-
-fn main() {
+static COMPUTE: LazyLock<Arc<Compute>> = LazyLock::new(|| {
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let threads = std::env::var("THREADS").map_or(threads, |text| text.parse().expect("THREADS is a number above 0"));
-    let compute = Arc::new(Compute::new(threads));
-    println!("{} threads, {} (of {:?})", compute.threads(), compute.isa(), Isa::available());
-    let mut target = load(EmbeddedModel::Target, &compute);
-    let mut draft = load(EmbeddedModel::Draft, &compute);
+    let compute = Compute::new(threads);
+    println!("{} threads, {}", compute.threads(), compute.isa());
+    Arc::new(compute)
+});
 
-    let start = Instant::now();
-    let roofs = target.measure_roofs();
-    println!(
-        "roofs: {:.1} GFLOP/s, {:.1} GB/s at the target's weights, {:.1} GB/s from memory (measured in {:.0?})",
-        roofs.flops_per_s / 1e9,
-        roofs.bytes_per_s / 1e9,
-        roofs.memory_bytes_per_s / 1e9,
-        start.elapsed()
-    );
-    decode(&mut target, roofs.bytes_per_s);
-    let step = median(
-        (0..ROUNDS)
-            .map(|_| ())
-            .scan(filled(&mut draft, CONTEXT), |cache, ()| Some(step(&mut draft, cache, 1).0))
-            .collect(),
-    );
-    println!("draft: one row {step:.1?}");
-    prefill(&mut target, "target");
-    prefill(&mut draft, "draft");
+/// The model of the last benchmark: they come one model after the other.
+static LOADED: Mutex<Option<(String, Transformer)>> = Mutex::new(None);
+
+fn main() {
+    LazyLock::force(&COMPUTE);
+    divan::main();
 }
 
-fn load(model: EmbeddedModel, compute: &Arc<Compute>) -> Transformer {
-    let start = Instant::now();
-    let model = Transformer::load(&Source::Embedded(model), Arc::clone(compute)).expect("the embedded pair loads");
-    println!("{} loaded in {:.0?}", model.description().name, start.elapsed());
-    model
+fn models() -> Vec<String> {
+    let own = ["embedded:draft", "embedded:target", "synthetic:grown-gpt2"].map(str::to_owned);
+    own.into_iter().chain(std::env::var("MODEL")).collect()
 }
 
-/// Windows of several sizes in turn, at equal context.
-fn decode(target: &mut Transformer, roof: f64) {
-    let mut cache = filled(target, CONTEXT);
-    let mut times = vec![Vec::with_capacity(ROUNDS); ROWS.len()];
-    let mut bytes = [0; ROWS.len()];
-    for _ in 0..ROUNDS {
-        for (i, rows) in ROWS.into_iter().enumerate() {
-            let (time, moved) = step(target, &mut cache, rows);
-            times[i].push(time);
-            bytes[i] = moved;
-        }
+fn with_model<R>(name: &str, use_it: impl FnOnce(&mut Transformer) -> R) -> R {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if loaded.as_ref().is_none_or(|(known, _)| known != name) {
+        *loaded = None;
+        let model = Transformer::load(&name.parse().expect("a model's name"), Arc::clone(&COMPUTE));
+        *loaded = Some((name.to_owned(), model.expect("the model loads")));
     }
-    let medians: Vec<Duration> = times.into_iter().map(median).collect();
-    for (i, rows) in ROWS.into_iter().enumerate() {
-        let seconds = medians[i].as_secs_f64();
-        let rate = bytes[i] as f64 / seconds;
-        println!(
-            "target: {rows:2} rows {:7.1?}, {:.2} of one, {:.1} GB/s = {:.0}% of the roof",
-            medians[i],
-            seconds / medians[0].as_secs_f64(),
-            rate / 1e9,
-            100.0 * rate / roof
-        );
+    use_it(&mut loaded.as_mut().expect("it was just loaded").1)
+}
+
+#[derive(Clone)]
+struct Case {
+    model: String,
+    rows: usize,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.model.rsplit(['/', '\\']).next().unwrap_or(&self.model);
+        write!(f, "{name} {}", self.rows)
     }
 }
 
-fn prefill(model: &mut Transformer, name: &str) {
-    let tokens = text(2048);
-    let times = (0..5).map(|_| {
+fn windows() -> impl Iterator<Item = Case> {
+    models().into_iter().flat_map(|model| ROWS.map(|rows| Case { model: model.clone(), rows }))
+}
+
+/// A window of some rows after a context; the bytes are those that it moves.
+#[divan::bench(args = windows(), sample_count = 60, max_time = 4)]
+fn window(bencher: Bencher<'_, '_>, case: &Case) {
+    with_model(&case.model, |model| {
+        let tokens = text(CONTEXT.max(case.rows));
         let mut cache = model.new_cache();
-        let start = Instant::now();
-        let rows = Rows { cache: &mut cache, tokens: &tokens, logits_from: 2047 };
-        model.forward(&mut [rows]).expect("it fits");
-        start.elapsed()
+        let prompt = Rows { cache: &mut cache, tokens: &tokens, logits_from: tokens.len() };
+        model.forward(&mut [prompt]).expect("it fits");
+        let held = cache.len();
+        let mut forward = || {
+            let rows = Rows { cache: &mut cache, tokens: &tokens[..case.rows], logits_from: 0 };
+            let forward = model.forward(&mut [rows]).expect("it fits");
+            cache.truncate(held);
+            forward.work.bytes
+        };
+        let bytes = forward();
+        bencher.counter(BytesCount::new(bytes)).bench_local(forward);
     });
-    println!("{name}: prefill of 2048 {:.1?}", median(times.collect()));
 }
 
-fn filled(model: &mut Transformer, len: usize) -> KvCache {
-    let mut cache = model.new_cache();
-    model.forward(&mut [Rows { cache: &mut cache, tokens: &text(len), logits_from: len }]).expect("it fits");
-    cache
+/// Reading as many bytes as a model's weights have: the roof of a window.
+#[divan::bench(args = models(), sample_count = 30, max_time = 2)]
+fn read_roof(bencher: Bencher<'_, '_>, model: &str) {
+    let bytes = with_model(model, |model| model.description().weight_bytes);
+    let reading = Reading::new(Arc::clone(&COMPUTE), bytes as usize);
+    bencher.counter(BytesCount::new(bytes)).bench(|| reading.run());
 }
 
-/// One forward of `rows` rows, taken back afterwards.
-fn step(model: &mut Transformer, cache: &mut KvCache, rows: usize) -> (Duration, u64) {
-    let held = cache.len();
-    let start = Instant::now();
-    let forward = model.forward(&mut [Rows { cache: &mut *cache, tokens: &text(rows), logits_from: 0 }]);
-    let time = start.elapsed();
-    cache.truncate(held);
-    (time, forward.expect("it fits").work.bytes)
+/// A prompt of 512 tokens, of which the last one's logits are wanted.
+#[divan::bench(args = models(), sample_count = 5, max_time = 12)]
+fn prefill_512(bencher: Bencher<'_, '_>, model: &str) {
+    with_model(model, |model| {
+        let tokens = text(512);
+        bencher.counter(ItemsCount::new(512_usize)).bench_local(|| {
+            let mut cache = model.new_cache();
+            let rows = Rows { cache: &mut cache, tokens: &tokens, logits_from: 511 };
+            model.forward(&mut [rows]).expect("it fits").work.flops
+        });
+    });
 }
 
 fn text(len: usize) -> Vec<u32> {
     b"What light through yonder window breaks? ".iter().cycle().take(len).map(|byte| u32::from(*byte)).collect()
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }

@@ -17,8 +17,10 @@
 //! - `load`, `weights`: files, and the weights that are taken over from them
 //! - `hub`: models from the Hugging Face hub
 //! - [`SyntheticModel`], `grown`: models that are made, not trained
+//! - [`bench`]: matmuls and reads without a model around them
 //! - `roofs`: what the machine could do at best
 
+pub mod bench;
 mod cache;
 mod compute;
 mod cost;

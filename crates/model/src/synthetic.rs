@@ -83,9 +83,8 @@ impl FromStr for SyntheticModel {
         }
         let (preset, dtype) = name.split_once(':').unwrap_or((name, "bf16"));
         let preset = PRESETS.iter().find(|(known, _)| *known == preset).map(|(_, preset)| *preset);
-        let kind = KINDS.into_iter().find(|kind| kind.name() == dtype);
-        match (preset, kind) {
-            (Some(preset), Some(kind)) => Ok(SyntheticModel::Random(preset, Dtype(kind))),
+        match (preset, dtype.parse()) {
+            (Some(preset), Ok(dtype)) => Ok(SyntheticModel::Random(preset, dtype)),
             _ => Err(format!("synthetic:{name} is unknown, allowed: {}", SyntheticModel::NAMES)),
         }
     }
@@ -100,6 +99,15 @@ impl fmt::Display for SyntheticModel {
                 write!(f, "synthetic:{name}:{}", kind.name())
             }
         }
+    }
+}
+
+impl FromStr for Dtype {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Dtype, String> {
+        let kind = KINDS.into_iter().find(|kind| kind.name() == name);
+        kind.map(Dtype).ok_or_else(|| format!("{name} is unknown, allowed: {}", KINDS.map(Kind::name).join(", ")))
     }
 }
 
@@ -151,8 +159,13 @@ fn llama(head_dim: usize, factor: f64) -> Geometry {
 pub(crate) fn random(preset: Preset, Dtype(kind): Dtype) -> Result<(Geometry, Parameters), LoadError> {
     let geometry = preset.geometry();
     let names = if geometry.mlp == Mlp::SwiGlu { Names::LLAMA } else { Names::NANOGPT };
-    let weights = Parameters::new(&mut Random { kind, state: 0x9e37_79b9_7f4a_7c15 }, &names, &geometry)?;
+    let weights = Parameters::new(&mut Random::new(kind), &names, &geometry)?;
     Ok((geometry, weights))
+}
+
+/// A matrix of random weights, or why there is none.
+pub(crate) fn matrix(Dtype(kind): Dtype, outputs: usize, inputs: usize) -> Result<Matrix, String> {
+    Random::new(kind).matrix(outputs, inputs)
 }
 
 /// Weights from a generator (Marsaglia's xorshift64), of such a size that activations keep theirs.
@@ -162,6 +175,23 @@ struct Random {
 }
 
 impl Random {
+    fn new(kind: Kind) -> Random {
+        Random { kind, state: 0x9e37_79b9_7f4a_7c15 }
+    }
+
+    fn matrix(&mut self, outputs: usize, inputs: usize) -> Result<Matrix, String> {
+        let limit = (3.0 / inputs as f32).sqrt();
+        match self.kind {
+            Kind::Float(float) => {
+                Ok(Matrix::float(float, &self.floats(float, outputs * inputs, limit), outputs, inputs))
+            }
+            Kind::Quantised(format) => {
+                let raw = self.blocks(format, outputs * inputs / format.block_len(), limit);
+                Matrix::quantised(format, &raw, outputs, inputs)
+            }
+        }
+    }
+
     fn next(&mut self) -> u64 {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
@@ -211,23 +241,13 @@ impl Random {
 
 impl Tensors for Random {
     fn matrices(&mut self, wanted: Wanted<'_>) -> Result<Vec<Matrix>, LoadError> {
-        let limit = (3.0 / wanted.inputs as f32).sqrt();
-        let mut matrix = |outputs: usize| match self.kind {
-            Kind::Float(float) => {
-                let raw = self.floats(float, outputs * wanted.inputs, limit);
-                Ok(Matrix::float(float, &raw, outputs, wanted.inputs))
-            }
-            Kind::Quantised(format) => {
-                let raw = self.blocks(format, outputs * wanted.inputs / format.block_len(), limit);
-                Matrix::quantised(format, &raw, outputs, wanted.inputs).map_err(|value| LoadError::Tensor {
-                    file: format!("synthetic:{}", format.name()),
-                    tensor: wanted.name.to_owned(),
-                    value,
-                    allowed: format!("rows of whole blocks of {}", format.block_len()),
-                })
-            }
-        };
-        wanted.outputs.iter().map(|outputs| matrix(*outputs)).collect()
+        let matrices = wanted.outputs.iter().map(|outputs| self.matrix(*outputs, wanted.inputs));
+        matrices.collect::<Result<_, _>>().map_err(|value| LoadError::Tensor {
+            file: format!("synthetic:{}", self.kind.name()),
+            tensor: wanted.name.to_owned(),
+            value,
+            allowed: "rows of whole blocks".to_owned(),
+        })
     }
 
     /// Norms of 1, biases of 0.

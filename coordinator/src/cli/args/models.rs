@@ -10,8 +10,8 @@ use crate::{Error, embedded::Models, text};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Models in this process")]
 pub(in crate::cli) struct ModelArgs {
-    /// The draft: embedded:draft, embedded:target, synthetic:grown-gpt2, or the path of a safetensors file with its JSON
-    /// beside it [default: embedded:draft]
+    /// The draft: a .gguf file, a Hugging Face folder, hf:OWNER/NAME[:FILE], embedded:draft, embedded:target,
+    /// synthetic:NAME[:DTYPE], or a .safetensors file with its .json beside it [default: embedded:draft]
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["draft", "target"], value_parser = service::source)]
     pub(in crate::cli) draft_model: Option<Source>,
 

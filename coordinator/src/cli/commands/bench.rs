@@ -88,7 +88,7 @@ fn place(args: &BenchArgs) -> Place<'_> {
 
 fn plan(args: &BenchArgs, tokenizer: &Tokenizer) -> anyhow::Result<Plan> {
     #[cfg(feature = "embedded")]
-    let workload = args.workload.map(|workload| workload.name());
+    let workload = args.workload.map(super::super::args::Workload::name);
     #[cfg(not(feature = "embedded"))]
     let workload = None;
     Ok(Plan {

@@ -17,6 +17,7 @@ use crate::{Compute, EmbeddedModel, Transformer};
 
 mod folder;
 mod gguf;
+mod mutated;
 
 const JSON: &str = r#"{"vocab_size": 128, "n_embd": 6, "n_head": 3, "n_layer": 1, "max_seq_len": 4}"#;
 

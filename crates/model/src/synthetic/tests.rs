@@ -26,7 +26,7 @@ fn names_are_read_as_they_are_written() {
 #[test]
 fn random_weights_keep_the_size_of_activations() {
     for kind in KINDS {
-        let mut random = Random { kind, state: 7 };
+        let mut random = Random::new(kind);
         let wanted = Wanted { name: "w", outputs: &[64], inputs: 512, layout: crate::weights::Layout::Rows };
         let matrices = random.matrices(wanted).unwrap();
         let (mut squares, mut row) = (0.0, vec![0.0; 512]);

@@ -53,7 +53,7 @@ fn a_bad_flag_or_value_ends_with_status_2_and_says_what_is_allowed() {
         (&["--listen", "7101"], &["--listen", "7101", "allowed", "127.0.0.1:7101"]),
         (&["--listen", "127.0.0.1:99999"], &["--listen", "127.0.0.1:99999", "allowed"]),
         (&["--model", "embedded:oracle"], &["--model", "embedded:oracle", "embedded:target, embedded:draft"]),
-        (&["--model", "synthetic:oracle"], &["--model", "synthetic:oracle", "synthetic:grown-gpt2"]),
+        (&["--model", "synthetic:oracle"], &["--model", "synthetic:oracle", "grown-gpt2", "llama-8b"]),
         (&["--model", ""], &["--model", "embedded:target, embedded:draft"]),
         (&["--gamma", "4"], &["--gamma"]),
         (&["ROMEO:"], &["ROMEO:"]),
@@ -117,8 +117,12 @@ fn a_model_that_is_no_model_file_ends_with_status_1_and_names_the_file() {
     fails(&path("absent.safetensors"), &["absent.json", "No such file"]);
     fs::write(path("alone.json"), GEOMETRY).expect("a temporary directory can be written");
     fails(&path("alone.safetensors"), &["alone.safetensors", "No such file"]);
-    fails(&path("model.gguf"), &["model.gguf", ".safetensors"]);
-    fails(directory.path().to_str().expect("a UTF-8 path"), &[".safetensors"]);
+    fails(&path("absent.gguf"), &["absent.gguf", "No such file"]);
+    fs::write(path("empty.gguf"), "").expect("a temporary directory can be written");
+    fails(&path("empty.gguf"), &["empty.gguf", "GGUF"]);
+    fs::write(path("model.bin"), "").expect("a temporary directory can be written");
+    fails(&path("model.bin"), &["model.bin", ".safetensors", ".gguf"]);
+    fails(directory.path().to_str().expect("a UTF-8 path"), &["config.json", "No such file"]);
 }
 
 #[test]
@@ -185,10 +189,10 @@ fn a_wrong_geometry_ends_with_status_1_and_names_file_field_and_value() {
         assert_ne!(geometry, GEOMETRY);
         fails(&geometry, &[&["model.json", "allowed"][..], &words[..]].concat());
     }
-    fails("", &["model.json", "geometry"]);
-    fails("[]", &["model.json", "geometry"]);
-    fails(&"[".repeat(60_000), &["model.json", "geometry"]);
-    fails(&" ".repeat(1 << 20), &["model.json", "1048576"]);
+    fails("", &["model.json", "JSON"]);
+    fails("[]", &["model.json", "JSON"]);
+    fails(&"[".repeat(60_000), &["model.json", "JSON"]);
+    fails(&" ".repeat(1 << 20), &["model.json", "65536"]);
 }
 
 // The connection to a service that stops must be served while the test waits for its end.

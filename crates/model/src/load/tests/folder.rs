@@ -14,7 +14,7 @@ use tokenizer::Tokenizer;
 
 use crate::{Compute, Decoder, LoadError, Rows, Source, Transformer};
 
-fn tiny(family: &str) -> TempDir {
+pub(super) fn tiny(family: &str) -> TempDir {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny").join(family);
     let folder = TempDir::new().unwrap();
     for file in ["config.json", "model.safetensors"] {
@@ -23,7 +23,7 @@ fn tiny(family: &str) -> TempDir {
     folder
 }
 
-fn load(folder: &TempDir) -> Result<Transformer, LoadError> {
+pub(super) fn load(folder: &TempDir) -> Result<Transformer, LoadError> {
     Transformer::load(&Source::File(folder.path().to_owned()), Arc::new(Compute::new(NonZeroUsize::MIN)))
 }
 

@@ -64,7 +64,7 @@ fn interleaved(tensor: &Tensor, heads: usize) -> Tensor {
 }
 
 /// A tiny model of transformers as llama.cpp's converter would write it.
-fn converted(family: &str, architecture: &str) -> (Metadata, Tensors) {
+pub(super) fn converted(family: &str, architecture: &str) -> (Metadata, Tensors) {
     let config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder(family).join("config.json")).unwrap()).unwrap();
     let stored = candle_core::safetensors::load(folder(family).join("model.safetensors"), &Device::Cpu).unwrap();
@@ -104,7 +104,7 @@ fn converted(family: &str, architecture: &str) -> (Metadata, Tensors) {
 }
 
 /// The file's bytes; `dtype` chooses how matrices are stored.
-fn bytes(metadata: &Metadata, tensors: &Tensors, dtype: impl Fn(&str) -> GgmlDType) -> Vec<u8> {
+pub(super) fn bytes(metadata: &Metadata, tensors: &Tensors, dtype: impl Fn(&str) -> GgmlDType) -> Vec<u8> {
     let quantised: Vec<(&str, QTensor)> = tensors
         .iter()
         .map(|(name, tensor)| {
@@ -123,7 +123,7 @@ fn compute() -> Arc<Compute> {
     Arc::new(Compute::new(NonZeroUsize::new(2).unwrap()))
 }
 
-fn load(bytes: &[u8]) -> Result<Transformer, LoadError> {
+pub(super) fn load(bytes: &[u8]) -> Result<Transformer, LoadError> {
     let bytes = Bytes::Memory(bytes.to_vec().into());
     let checkpoint = gguf::checkpoint("m".into(), "m.gguf".into(), bytes)?;
     Ok(Transformer::new(Checkpoint::load(checkpoint)?, compute()))
@@ -254,7 +254,7 @@ fn the_tokenizer_is_read() {
     let model = load(&file(&metadata)).unwrap();
     let tokenizer = &model.description().tokenizer;
     assert_eq!((tokenizer.size(), tokenizer.end_tokens()), (4, &[3][..]));
-    assert_eq!(tokenizer.encode("abb<|end|>").unwrap(), [2, 1, 3]);
+    assert_eq!(tokenizer.encode("abb").unwrap(), [2, 1]);
     assert!(tokenizer.has_chat_template());
 
     let refused = |name: &str, value: Value, said: &[&str]| {

@@ -1,0 +1,72 @@
+//! Matmuls and reads without a model around them, for `cargo bench`.
+
+use std::sync::Arc;
+
+use crate::Compute;
+use crate::kernels::matmul::{self, Scratch, Sink};
+use crate::kernels::{BLOCK, Buffer, Matrix, roof};
+use crate::synthetic::{Dtype, matrix};
+
+/// A matmul of random weights.
+pub struct Matmul {
+    compute: Arc<Compute>,
+    /// Used in turn, so that they come from memory where all of them together exceed the caches.
+    matrices: Vec<Matrix>,
+    next: usize,
+    activations: Buffer,
+    out: Buffer,
+    scratch: Scratch,
+}
+
+impl Matmul {
+    /// `copies` matrices (outputs, inputs) for at most `rows` rows.
+    ///
+    /// # Errors
+    /// A width that the format cannot have.
+    pub fn new(
+        compute: Arc<Compute>,
+        dtype: Dtype,
+        [outputs, inputs]: [usize; 2],
+        copies: usize,
+        rows: usize,
+    ) -> Result<Matmul, String> {
+        let matrices = (0..copies).map(|_| matrix(dtype, outputs, inputs)).collect::<Result<Vec<_>, _>>()?;
+        let mut activations = Buffer::zeroed(rows * inputs.next_multiple_of(BLOCK));
+        activations.fill(0.5);
+        let out = Buffer::zeroed(rows * outputs.next_multiple_of(BLOCK));
+        Ok(Matmul { compute, matrices, next: 0, activations, out, scratch: Scratch::default() })
+    }
+
+    /// Bytes of one matrix.
+    pub fn bytes(&self) -> u64 {
+        self.matrices[0].bytes()
+    }
+
+    /// `rows` rows times the next matrix.
+    pub fn run(&mut self, rows: usize) {
+        let _awake = self.compute.pool().forward();
+        let matrix = &self.matrices[self.next];
+        self.next = (self.next + 1) % self.matrices.len();
+        let sink = Sink::Store { out: &mut self.out, stride: matrix.outputs().next_multiple_of(BLOCK) };
+        matmul::matmul(&self.compute, &[matrix], None, &self.activations, rows, sink, &mut self.scratch);
+    }
+}
+
+/// A stretch of memory that is read from end to end: the roof of every matmul of few rows.
+pub struct Reading {
+    compute: Arc<Compute>,
+    buffer: Buffer,
+}
+
+impl Reading {
+    /// Of `bytes` bytes.
+    pub fn new(compute: Arc<Compute>, bytes: usize) -> Reading {
+        Reading { compute, buffer: Buffer::zeroed(bytes / size_of::<f32>()) }
+    }
+
+    /// Reads it once.
+    pub fn run(&self) {
+        let _awake = self.compute.pool().forward();
+        roof::read(&self.compute, &self.buffer, true);
+    }
+}

@@ -78,7 +78,7 @@ fn the_bytes_are_pinned() {
     let (json, weights) = EmbeddedModel::Target.files();
     let (json, weights) = grown(json, weights, GROWN_NOISE, 0);
     let digest = hex(Sha256::new().chain_update(&json).chain_update(&weights));
-    assert_eq!(digest, "35c8f678ebc107ae41d35f0a62ddde0e864c68b4cf87110aaeeee8dbdd6c89fb");
+    assert_eq!(digest, "75f3217cc173136bc6858763cfb98fce0640773c7a631c8cf284e7f1cabc1109");
 }
 
 #[test]

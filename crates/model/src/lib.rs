@@ -17,7 +17,7 @@
 //! - `load`, `weights`: files, and the weights that are taken over from them
 //! - `hub`: models from the Hugging Face hub
 //! - [`SyntheticModel`], `grown`: models that are made, not trained
-//! - [`bench`]: matmuls and reads without a model around them
+//! - [`mod@bench`]: matmuls and reads without a model around them
 //! - `roofs`: what the machine could do at best
 
 pub mod bench;

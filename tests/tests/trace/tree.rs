@@ -95,6 +95,12 @@ fn assert_prefill(trace: &Trace, prefills: &[&Stored], report: &Value) -> usize 
     for stored in of_services {
         assert_service_span(stored, &[convention::USAGE_INPUT_TOKENS]);
         assert_eq!(stored.int(convention::USAGE_INPUT_TOKENS), report["prefill_ctx"]);
+        // A request that asks the draft for nothing may end before the draft's prefill has begun its forward.
+        let unasked = stored.service == service::DRAFT && report["tokens_emitted"].as_u64() <= Some(2);
+        if unasked && trace.children(stored).is_empty() {
+            seen += 1;
+            continue;
+        }
         let (work, spans) = assert_forwards(trace, stored, 1);
         assert_eq!(work.rows, report["prefill_ctx"], "rows of a prefill");
         seen += spans;

@@ -3,12 +3,11 @@
 //! `MODEL` is one more model, as the services' `--model` names it (a .gguf file, say); `THREADS` the number of threads.
 
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use model::bench::Reading;
+use model::bench::{self, Reading};
 use model::{Compute, Decoder, Rows, Transformer};
 
 /// Positions held before each timed forward.
@@ -17,13 +16,7 @@ const CONTEXT: usize = 256;
 /// Rows of the forwards compared.
 const ROWS: [usize; 7] = [1, 2, 3, 5, 9, 17, 32];
 
-static COMPUTE: LazyLock<Arc<Compute>> = LazyLock::new(|| {
-    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let threads = std::env::var("THREADS").map_or(threads, |text| text.parse().expect("THREADS is a number above 0"));
-    let compute = Compute::new(threads);
-    println!("{} threads, {}", compute.threads(), compute.isa());
-    Arc::new(compute)
-});
+static COMPUTE: LazyLock<Arc<Compute>> = LazyLock::new(bench::compute);
 
 /// The model of the last benchmark: they come one model after the other.
 static LOADED: Mutex<Option<(String, Transformer)>> = Mutex::new(None);

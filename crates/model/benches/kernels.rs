@@ -3,13 +3,12 @@
 //! Bytes are those of the weights, read once whatever the number of rows. `THREADS` is the number of threads.
 
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, LazyLock};
 
 use divan::Bencher;
 use divan::counter::BytesCount;
 use model::Compute;
-use model::bench::{Matmul, Reading};
+use model::bench::{self, Matmul, Reading};
 
 /// The MLP of a model of 1.5 billion parameters: (outputs, inputs).
 const SHAPE: [usize; 2] = [8960, 1536];
@@ -20,13 +19,7 @@ const WORKING_SET: usize = 128 << 20;
 const DTYPES: [&str; 9] = ["bf16", "f16", "f32", "q8_0", "q4_0", "q5_0", "q4_k", "q5_k", "q6_k"];
 const ROWS: [usize; 8] = [1, 2, 3, 5, 9, 17, 32, 512];
 
-static COMPUTE: LazyLock<Arc<Compute>> = LazyLock::new(|| {
-    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let threads = std::env::var("THREADS").map_or(threads, |text| text.parse().expect("THREADS is a number above 0"));
-    let compute = Compute::new(threads);
-    println!("{} threads, {}", compute.threads(), compute.isa());
-    Arc::new(compute)
-});
+static COMPUTE: LazyLock<Arc<Compute>> = LazyLock::new(bench::compute);
 
 fn main() {
     LazyLock::force(&COMPUTE);

@@ -1,11 +1,26 @@
 //! Matmuls and reads without a model around them, for `cargo bench`.
 
+use std::num::NonZeroUsize;
+use std::slice;
 use std::sync::Arc;
+use std::thread;
 
 use crate::Compute;
 use crate::kernels::matmul::{self, Scratch, Sink};
 use crate::kernels::{BLOCK, Buffer, Matrix, roof};
 use crate::synthetic::{Dtype, matrix};
+
+/// What benchmarks compute on, said on standard output: `THREADS` threads, or as many as this process may use.
+///
+/// # Panics
+/// `THREADS` is no number above 0.
+pub fn compute() -> Arc<Compute> {
+    let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let threads = std::env::var("THREADS").map_or(threads, |text| text.parse().expect("THREADS is a number above 0"));
+    let compute = Compute::new(threads);
+    println!("{} threads, {}", compute.threads(), compute.isa());
+    Arc::new(compute)
+}
 
 /// A matmul of random weights.
 pub struct Matmul {
@@ -48,7 +63,7 @@ impl Matmul {
         let matrix = &self.matrices[self.next];
         self.next = (self.next + 1) % self.matrices.len();
         let sink = Sink::Store { out: &mut self.out, stride: matrix.outputs().next_multiple_of(BLOCK) };
-        matmul::matmul(&self.compute, &[matrix], None, &self.activations, rows, sink, &mut self.scratch);
+        matmul::matmul(&self.compute, slice::from_ref(matrix), None, &self.activations, rows, sink, &mut self.scratch);
     }
 }
 

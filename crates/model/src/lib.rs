@@ -6,7 +6,6 @@
 //!
 //! # Layout
 //! - [`Source`], [`LoadError`]: where weights come from, and what is refused
-//! - `grown`: a larger target, made from the embedded one
 //! - [`Transformer`], [`Decoder`], [`Rows`], [`Forward`]: the ragged forward
 //! - [`KvCache`]: one sequence's keys and values
 //! - [`Compute`], [`Isa`]: threads and instructions, shared by the models of a process

@@ -60,12 +60,14 @@ pub(crate) fn load(source: &Source) -> Result<Loaded, LoadError> {
     match source {
         Source::Embedded(model) => {
             let (json, weights) = model.files();
-            Checkpoint::nanogpt(name.clone(), name, json, weights.into())?.load()
+            let geometry = nanogpt::geometry(&name, json)?;
+            Checkpoint::nanogpt(name.clone(), name, geometry, weights.into())?.load()
         }
         Source::Synthetic(SyntheticModel::GrownGpt2) => {
             let (json, weights) = EmbeddedModel::Target.files();
             let (json, weights) = grown(json, weights, GROWN_NOISE, 0);
-            let loaded = Checkpoint::nanogpt(name.clone(), name, &json, weights.into())?.load()?;
+            let geometry = nanogpt::geometry(&name, &json)?;
+            let loaded = Checkpoint::nanogpt(name.clone(), name, geometry, weights.into())?.load()?;
             Ok(Loaded { synthetic: true, ..loaded })
         }
         Source::Synthetic(SyntheticModel::Random(preset, dtype)) => {
@@ -90,20 +92,17 @@ impl Checkpoint {
         }
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("safetensors") => {
-                let geometry = path.with_extension("json");
-                let json = bytes::read(&geometry, MAX_JSON)?;
-                // An error in it is reported under its own name.
-                nanogpt::geometry(&geometry.display().to_string(), &json)?;
-                Checkpoint::nanogpt(stem(path), path.display().to_string(), &json, Bytes::map(path)?)
+                let json = path.with_extension("json");
+                let geometry = nanogpt::geometry(&json.display().to_string(), &bytes::read(&json, MAX_JSON)?)?;
+                Checkpoint::nanogpt(stem(path), path.display().to_string(), geometry, Bytes::map(path)?)
             }
             Some("gguf") => gguf::open(path),
             _ => Err(LoadError::Name { path: path.to_owned() }),
         }
     }
 
-    /// A NanoGPT: its geometry, and its weights from `file`.
-    pub(crate) fn nanogpt(name: String, file: String, json: &[u8], weights: Bytes) -> Result<Checkpoint, LoadError> {
-        let geometry = nanogpt::geometry(&file, json)?;
+    /// A NanoGPT of this geometry, with its weights from `file`.
+    fn nanogpt(name: String, file: String, geometry: Geometry, weights: Bytes) -> Result<Checkpoint, LoadError> {
         let mut stored = Stored::new();
         safetensors::add(&mut stored, file, weights)?;
         Ok(Checkpoint { name, geometry, names: Names::NANOGPT, stored, tokenizer: Tokenizer::ascii() })

@@ -50,13 +50,13 @@ fn multiply_add(compute: &Compute) -> f64 {
 
 fn many_rows(compute: &Compute) -> f64 {
     let [rows, inputs, outputs] = MATMUL;
-    let weights = Matrix::float(FloatType::BF16, &vec![0x3c; 2 * outputs * inputs], outputs, inputs);
+    let weights = [Matrix::float(FloatType::BF16, &vec![0x3c; 2 * outputs * inputs], outputs, inputs)];
     let activations = Buffer::zeroed(rows * inputs);
     let mut out = Buffer::zeroed(rows * outputs);
     let mut scratch = Scratch::default();
     let seconds = median(|| {
         let sink = Sink::Natural { out: &mut out, stride: outputs };
-        matmul(compute, &[&weights], None, &activations, rows, sink, &mut scratch);
+        matmul(compute, &weights, None, &activations, rows, sink, &mut scratch);
     });
     (2 * rows * inputs * outputs) as f64 / seconds
 }

@@ -2,6 +2,7 @@
 //!
 //! Axes: rows (of all sequences of the batch, one after the other), d (the residual stream), vocabulary.
 
+use std::slice;
 use std::sync::{Arc, Mutex};
 
 use speculative::roofline::Roofs;
@@ -11,7 +12,7 @@ use crate::geometry::Mlp;
 use crate::kernels::attention::{Attention, Projections};
 use crate::kernels::matmul::{self, Sink, matmul};
 use crate::kernels::rope::{self, Rotation};
-use crate::kernels::{BLOCK, Buffer, Matrix, activation};
+use crate::kernels::{BLOCK, Buffer, activation};
 use crate::load::{Loaded, load};
 use crate::weights::{Block, Linear, Parameters};
 use crate::{Compute, Decoder, Description, Error, Forward, Geometry, KvCache, LoadError, Rows, Source, roofs};
@@ -231,7 +232,7 @@ impl Parameters {
         let vocab_size = self.head().outputs();
         let mut logits = vec![0.0; wanted.len() * vocab_size];
         let sink = Sink::Natural { out: &mut logits, stride: vocab_size };
-        matmul(compute, &[self.head()], None, input, wanted.len(), sink, scratch);
+        matmul(compute, slice::from_ref(self.head()), None, input, wanted.len(), sink, scratch);
         logits
     }
 }
@@ -288,7 +289,6 @@ impl Layer<'_> {
     }
 
     fn apply(&self, linear: &Linear, input: &[f32], sink: Sink<'_>, scratch: &mut matmul::Scratch) {
-        let parts: Vec<&Matrix> = linear.parts.iter().collect();
-        matmul(self.compute, &parts, linear.bias.as_deref(), input, self.rows, sink, scratch);
+        matmul(self.compute, &linear.parts, linear.bias.as_deref(), input, self.rows, sink, scratch);
     }
 }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use model::{Compute, Decoder, Rows, Source, Transformer};
 use safetensors::SafeTensors;
 
-/// Largest difference allowed.
-const TOLERANCE: f32 = 2e-3;
+#[path = "support/close.rs"]
+mod close;
+
+use close::assert_close;
 
 const FAMILIES: [&str; 5] = ["gpt2", "llama", "llama3-rope", "qwen2", "qwen3"];
 
@@ -43,26 +45,6 @@ fn cases() -> impl Iterator<Item = Case> {
             logits: logits.chunks_exact(vocab_size).map(<[f32]>::to_vec).collect(),
         }
     })
-}
-
-fn argmax(row: &[f32]) -> usize {
-    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
-}
-
-/// Gap between the two greatest.
-fn gap(row: &[f32]) -> f32 {
-    let mut sorted = row.to_vec();
-    sorted.sort_by(f32::total_cmp);
-    sorted[row.len() - 1] - sorted[row.len() - 2]
-}
-
-fn assert_close(ours: &[f32], reference: &[f32], what: &str) {
-    assert_eq!(ours.len(), reference.len());
-    let worst = ours.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(worst <= TOLERANCE, "{what}: off by {worst}");
-    if gap(reference) > TOLERANCE {
-        assert_eq!(argmax(ours), argmax(reference), "{what}");
-    }
 }
 
 #[test]

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use model::{Compute, Decoder, EmbeddedModel, Rows, Source, Transformer};
 use safetensors::SafeTensors;
 
-/// Largest difference allowed.
-const TOLERANCE: f32 = 2e-3;
+#[path = "support/close.rs"]
+mod close;
+
+use close::assert_close;
 
 /// A prompt, and the logits of its last rows.
 struct Case {
@@ -34,25 +36,6 @@ fn cases() -> Vec<Case> {
 fn target() -> Transformer {
     let compute = Arc::new(Compute::new(NonZeroUsize::new(2).unwrap()));
     Transformer::load(&Source::Embedded(EmbeddedModel::Target), compute).unwrap()
-}
-
-fn argmax(row: &[f32]) -> usize {
-    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
-}
-
-/// Gap between the two greatest.
-fn gap(row: &[f32]) -> f32 {
-    let mut sorted = row.to_vec();
-    sorted.sort_by(f32::total_cmp);
-    sorted[row.len() - 1] - sorted[row.len() - 2]
-}
-
-fn assert_close(ours: &[f32], reference: &[f32], what: &str) {
-    let worst = ours.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(worst <= TOLERANCE, "{what}: off by {worst}");
-    if gap(reference) > TOLERANCE {
-        assert_eq!(argmax(ours), argmax(reference), "{what}");
-    }
 }
 
 /// Each prompt in one forward.

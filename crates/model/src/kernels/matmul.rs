@@ -56,7 +56,7 @@ enum Finish {
 /// the same inputs.
 pub(crate) fn matmul(
     compute: &Compute,
-    stack: &[&Matrix],
+    stack: &[Matrix],
     bias: Option<&[f32]>,
     activations: &[f32],
     rows: usize,
@@ -116,11 +116,11 @@ struct Part<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(rows: usize, stack: &[&'a Matrix], threads: usize) -> Plan<'a> {
-        let all: usize = stack.iter().map(|matrix| matrix.outputs()).sum();
+    fn new(rows: usize, stack: &'a [Matrix], threads: usize) -> Plan<'a> {
+        let all: usize = stack.iter().map(Matrix::outputs).sum();
         let shared = all.div_ceil(CHUNKS_PER_THREAD * threads);
         let (mut parts, mut outputs) = (Vec::with_capacity(stack.len()), 0);
-        for &matrix in stack {
+        for matrix in stack {
             let in_cache = CHUNK_BYTES / (matrix.bytes() as usize / matrix.outputs().max(1)).max(1);
             let outputs_per_chunk = shared.min(in_cache).max(1).next_multiple_of(BLOCK);
             parts.push(Part { matrix, base: outputs, outputs_per_chunk });

@@ -94,7 +94,7 @@ impl Case {
             rows.clone().flat_map(|row| in_lane_order(&self.activations[row * self.inputs..][..self.inputs])).collect();
         let weights = Matrix::float(self.kind, &self.weights, self.outputs, self.inputs);
         let bias = in_lane_order(&self.bias);
-        matmul(compute, &[&weights], Some(&bias), &activations, rows.len(), sink, &mut Scratch::default());
+        matmul(compute, &[weights], Some(&bias), &activations, rows.len(), sink, &mut Scratch::default());
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize;
-
 use tokenizer::Tokenizer;
 
 use super::bytes::{self, Bytes};
@@ -93,13 +92,13 @@ fn tokenizer(folder: &Path) -> Result<Tokenizer, LoadError> {
 
 /// The ids that end a text, by `generation_config.json`: one, several or none.
 fn end_tokens(file: &str, json: &[u8]) -> Result<Vec<u32>, LoadError> {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     #[serde(untagged)]
     enum Ends {
         One(u32),
         Several(Vec<u32>),
     }
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Generation {
         eos_token_id: Option<Ends>,
     }

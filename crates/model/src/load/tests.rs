@@ -186,9 +186,10 @@ fn hostile_headers_are_refused() {
 fn damaged_headers_never_panic() {
     let good = bytes(&good());
     let header = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    let geometry = nanogpt::geometry("m", JSON.as_bytes()).unwrap();
     let load = |bytes: Vec<u8>| {
         let weights = Bytes::Memory(bytes.into());
-        let _ = Checkpoint::nanogpt("m".into(), "m".into(), JSON.as_bytes(), weights).and_then(Checkpoint::load);
+        let _ = Checkpoint::nanogpt("m".into(), "m".into(), geometry, weights).and_then(Checkpoint::load);
     };
     for at in 0..8 + header {
         for flip in [1, 0x20, 0x80] {

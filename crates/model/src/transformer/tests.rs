@@ -9,7 +9,7 @@ use tokenizer::Tokenizer;
 
 use super::*;
 use crate::geometry::{Biases, Normalisation, Positions, Rotary, Scaling};
-use crate::kernels::FloatType;
+use crate::kernels::{FloatType, Matrix};
 use crate::weights::{Names, Tensors, Wanted};
 use crate::{EmbeddedModel, Isa};
 

@@ -47,7 +47,7 @@ pub(super) struct Quantised {
 
 impl Scratch {
     /// Rounds `rows` rows of `activations` as far as the matrices ask for it.
-    pub(super) fn quantise(&mut self, compute: &Compute, stack: &[&Matrix], activations: &[f32], rows: usize) {
+    pub(super) fn quantise(&mut self, compute: &Compute, stack: &[Matrix], activations: &[f32], rows: usize) {
         let formats = || {
             stack.iter().filter_map(|matrix| match matrix {
                 Matrix::Float(_) => None,

@@ -153,7 +153,7 @@ proptest! {
                     range.clone().flat_map(|row| in_lane_order(&x[row * inputs..][..inputs])).collect();
                 let mut out = vec![f32::NAN; range.len() * width];
                 let sink = Sink::Store { out: &mut out, stride: width };
-                matmul(&compute, &[&matrices[0], &matrices[1]], None, &placed, range.len(), sink, &mut Scratch::default());
+                matmul(&compute, &matrices, None, &placed, range.len(), sink, &mut Scratch::default());
                 out
             };
             let together = run(0..rows);

@@ -235,12 +235,12 @@ fn scales_must_be_finite() {
     }
 }
 
-#[test]
-fn the_tokenizer_is_read() {
-    let (mut metadata, tensors) = converted("qwen2", "qwen2");
-    let model = load(&bytes(&metadata, &tensors, |_| GgmlDType::BF16)).unwrap();
-    assert_eq!(model.description().tokenizer, Tokenizer::ascii());
-    let strings = |words: &[&str]| Value::Array(words.iter().map(|word| Value::String((*word).to_owned())).collect());
+fn strings(words: &[&str]) -> Value {
+    Value::Array(words.iter().map(|word| Value::String((*word).to_owned())).collect())
+}
+
+/// A tokenizer of four tokens, with a chat template.
+pub(super) fn add_tokenizer(metadata: &mut Metadata) {
     let mut set = |name: &str, value| metadata.insert(format!("tokenizer.{name}"), value);
     set("ggml.model", Value::String("gpt2".to_owned()));
     set("ggml.pre", Value::String("qwen2".to_owned()));
@@ -248,8 +248,17 @@ fn the_tokenizer_is_read() {
     set("ggml.token_type", Value::Array([1, 1, 1, 3].map(Value::I32).into()));
     set("ggml.merges", strings(&["a b"]));
     set("ggml.eos_token_id", Value::U32(3));
-    set("ggml.add_bos_token", Value::Bool(false));
     set("chat_template", Value::String("{{ messages }}".to_owned()));
+}
+
+#[test]
+fn the_tokenizer_is_read() {
+    let (mut metadata, tensors) = converted("qwen2", "qwen2");
+    let model = load(&bytes(&metadata, &tensors, |_| GgmlDType::BF16)).unwrap();
+    assert_eq!(model.description().tokenizer, Tokenizer::ascii());
+    add_tokenizer(&mut metadata);
+    let mut set = |name: &str, value| metadata.insert(format!("tokenizer.{name}"), value);
+    set("ggml.add_bos_token", Value::Bool(false));
     let file = |metadata: &Metadata| bytes(metadata, &tensors, |_| GgmlDType::BF16);
     let model = load(&file(&metadata)).unwrap();
     let tokenizer = &model.description().tokenizer;

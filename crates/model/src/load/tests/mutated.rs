@@ -6,7 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::Value;
 
 use super::{folder, gguf};
 use crate::{Decoder, LoadError, Rows, Transformer};
@@ -89,15 +88,7 @@ fn forward(model: &mut Transformer) {
 #[test]
 fn mutated_gguf_files_load_or_are_refused() {
     let (mut metadata, tensors) = gguf::converted("qwen2", "qwen2");
-    let strings = |words: &[&str]| Value::Array(words.iter().map(|word| Value::String((*word).to_owned())).collect());
-    let mut set = |name: &str, value| metadata.insert(format!("tokenizer.{name}"), value);
-    set("ggml.model", Value::String("gpt2".to_owned()));
-    set("ggml.pre", Value::String("qwen2".to_owned()));
-    set("ggml.tokens", strings(&["a", "b", "ab", "<|end|>"]));
-    set("ggml.token_type", Value::Array([1, 1, 1, 3].map(Value::I32).into()));
-    set("ggml.merges", strings(&["a b"]));
-    set("ggml.eos_token_id", Value::U32(3));
-    set("chat_template", Value::String("{{ messages }}".to_owned()));
+    gguf::add_tokenizer(&mut metadata);
     for dtype in [GgmlDType::BF16, GgmlDType::Q8_0, GgmlDType::Q4_1] {
         // Rows of 176 are no whole blocks.
         let kind = |name: &str| if name.contains("ffn_down") { GgmlDType::BF16 } else { dtype };

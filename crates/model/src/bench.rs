@@ -7,7 +7,8 @@ use std::thread;
 
 use crate::Compute;
 use crate::kernels::matmul::{self, Scratch, Sink};
-use crate::kernels::{BLOCK, Buffer, Matrix, roof};
+use crate::kernels::roof::Stretch;
+use crate::kernels::{BLOCK, Buffer, Matrix};
 use crate::synthetic::{Dtype, matrix};
 
 /// What benchmarks compute on, said on standard output: `THREADS` threads, or as many as this process may use.
@@ -67,21 +68,21 @@ impl Matmul {
     }
 }
 
-/// A stretch of memory that is read from end to end: the roof of every matmul of few rows.
+/// Memory that is read from end to end: the roof of every matmul of few rows.
 pub struct Reading {
     compute: Arc<Compute>,
-    buffer: Buffer,
+    stretch: Stretch,
 }
 
 impl Reading {
     /// Of `bytes` bytes.
     pub fn new(compute: Arc<Compute>, bytes: usize) -> Reading {
-        Reading { compute, buffer: Buffer::zeroed(bytes / size_of::<f32>()) }
+        Reading { compute, stretch: Stretch::new(bytes) }
     }
 
     /// Reads it once.
     pub fn run(&self) {
         let _awake = self.compute.pool().forward();
-        roof::read(&self.compute, &self.buffer, true);
+        self.stretch.read(&self.compute, true);
     }
 }

@@ -9,6 +9,7 @@
 pub(crate) mod activation;
 pub(crate) mod attention;
 mod buffer;
+mod bytes;
 mod isa;
 mod math;
 pub(crate) mod matmul;

@@ -6,13 +6,14 @@ use speculative::roofline::Roofs;
 
 use crate::Compute;
 use crate::kernels::matmul::{Scratch, Sink, matmul};
-use crate::kernels::{Buffer, FloatType, Matrix, roof};
+use crate::kernels::roof::{self, Stretch};
+use crate::kernels::{Buffer, FloatType, Matrix};
 
 /// Time for each figure. There are five, and the memory that the last one reads takes as long again to come by.
 const TIME: Duration = Duration::from_millis(15);
 
-/// Elements of what is read from memory: 160 MiB, more than most last-level caches.
-const MEMORY: usize = 40 << 20;
+/// Bytes of what is read from memory: more than most last-level caches have.
+const MEMORY: usize = 160 << 20;
 
 /// A many-row matmul whose operands stay in the caches: (rows, inputs) · (outputs, inputs).
 const MATMUL: [usize; 3] = [64, 512, 512];
@@ -23,7 +24,7 @@ pub(crate) fn measure(compute: &Compute, weight_bytes: u64) -> Roofs {
     let flops_per_s = multiply_add(compute).max(many_rows(compute));
     let memory_bytes_per_s = reading(compute, MEMORY);
     // Weights that exceed the caches come from memory, and a second copy of them would take as much again.
-    let weights = weight_bytes as usize / size_of::<f32>();
+    let weights = weight_bytes as usize;
     let bytes_per_s = if weights < MEMORY { reading(compute, weights) } else { memory_bytes_per_s };
     Roofs { flops_per_s, bytes_per_s, memory_bytes_per_s }
 }
@@ -61,8 +62,8 @@ fn many_rows(compute: &Compute) -> f64 {
     (2 * rows * inputs * outputs) as f64 / seconds
 }
 
-fn reading(compute: &Compute, len: usize) -> f64 {
-    let buffer = Buffer::zeroed(len);
-    let seconds = median(|| roof::read(compute, &buffer, false)).min(median(|| roof::read(compute, &buffer, true)));
-    (buffer.len() * size_of::<f32>()) as f64 / seconds
+fn reading(compute: &Compute, bytes: usize) -> f64 {
+    let stretch = Stretch::new(bytes);
+    let seconds = median(|| stretch.read(compute, false)).min(median(|| stretch.read(compute, true)));
+    bytes as f64 / seconds
 }

@@ -2,8 +2,6 @@
 
 use std::ops::{Deref, DerefMut};
 
-use memmap2::MmapMut;
-
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
@@ -41,44 +39,6 @@ impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         // SAFETY: as in `deref`; the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 16) }
-    }
-}
-
-/// Weights: a run of bytes that starts at a cache line, on huge pages where it is long and the system has them, since a
-/// forward reads it from end to end.
-pub(crate) struct Bytes {
-    map: MmapMut,
-    len: usize,
-}
-
-/// From here on huge pages are asked for: two of them.
-const LONG: usize = 4 << 20;
-
-impl Bytes {
-    /// `len` zeros.
-    pub(crate) fn zeroed(len: usize) -> Bytes {
-        // Page-aligned, and zero as all fresh memory is.
-        let map = MmapMut::map_anon(len.max(1)).expect("memory for the weights");
-        #[cfg(target_os = "linux")]
-        if len >= LONG {
-            // Without them reading is slower and nothing else.
-            let _ = map.advise(memmap2::Advice::HugePage);
-        }
-        Bytes { map, len }
-    }
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.map[..self.len]
-    }
-}
-
-impl DerefMut for Bytes {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.map[..self.len]
     }
 }
 

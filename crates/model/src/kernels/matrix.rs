@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::buffer::Bytes;
+use super::bytes::Bytes;
 use super::packed::{Format, Packed};
 use super::simd::BLOCK;
 use super::{LEAD, place};

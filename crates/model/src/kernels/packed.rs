@@ -9,7 +9,7 @@
 use std::num::NonZeroUsize;
 use std::thread;
 
-use super::buffer::Bytes;
+use super::bytes::Bytes;
 use super::simd::LANES;
 use super::{BLOCK, place};
 

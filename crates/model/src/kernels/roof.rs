@@ -1,11 +1,12 @@
 //! What the machine does at best: reading, and multiply-adds in registers.
 
+use super::bytes::Bytes;
 use super::isa::Kernel;
 use super::simd::{LANES, Simd};
 use crate::compute::Compute;
 
-/// Elements that one thread reads in one go: 128 KiB.
-const READ_CHUNK: usize = 32 << 10;
+/// Bytes that one thread reads in one go.
+const READ_CHUNK: usize = 128 << 10;
 
 /// Chains of multiply-adds at once: twice what any processor so far needs to hide their latency.
 const CHAINS: usize = 12;
@@ -13,14 +14,31 @@ const CHAINS: usize = 12;
 /// Multiply-adds of each chain in one go.
 const LINKS: usize = 1 << 15;
 
-/// Reads all of `values` on all threads, with the prefetches that a matmul makes or without.
-pub(crate) fn read(compute: &Compute, values: &[f32], prefetch: bool) {
-    let path = compute.path();
-    compute.pool().run(values.len().div_ceil(READ_CHUNK), true, &|chunk, _| {
-        let values = &values[chunk * READ_CHUNK..][..READ_CHUNK.min(values.len() - chunk * READ_CHUNK)];
-        // SAFETY: the kernel asks for nothing.
-        std::hint::black_box(unsafe { path.run(Read { values, prefetch }) });
-    });
+/// What is read to find a roof: memory of the kind that weights are in.
+pub(crate) struct Stretch(Bytes);
+
+impl Stretch {
+    /// Of `len` bytes.
+    pub(crate) fn new(len: usize) -> Stretch {
+        let mut bytes = Bytes::zeroed(len);
+        // Pages that nobody wrote to could all be the one page of zeros.
+        bytes.fill(0x3c);
+        Stretch(bytes)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Reads all of it on all threads, with the prefetches that a matmul makes or without.
+    pub(crate) fn read(&self, compute: &Compute, prefetch: bool) {
+        let path = compute.path();
+        compute.pool().run(self.len().div_ceil(READ_CHUNK), true, &|chunk, _| {
+            let bytes = &self.0[chunk * READ_CHUNK..][..READ_CHUNK.min(self.len() - chunk * READ_CHUNK)];
+            // SAFETY: the kernel asks for nothing.
+            std::hint::black_box(unsafe { path.run(Read { bytes, prefetch }) });
+        });
+    }
 }
 
 /// Multiplies and adds in the registers of all threads. Returns how many operations that was.
@@ -34,7 +52,7 @@ pub(crate) fn multiply_add(compute: &Compute) -> u64 {
 }
 
 struct Read<'a> {
-    values: &'a [f32],
+    bytes: &'a [u8],
     prefetch: bool,
 }
 
@@ -47,9 +65,9 @@ impl Kernel for Read<'_> {
         // SAFETY: whole chunks of the slice; prefetches may go beyond.
         unsafe {
             let mut greatest = [S::splat(0.0); LINES];
-            for chunk in self.values.chunks_exact(LINES * LANES) {
+            for chunk in self.bytes.chunks_exact(LINES * LANES * size_of::<f32>()) {
                 for (line, greatest) in greatest.iter_mut().enumerate() {
-                    let from = chunk.as_ptr().wrapping_add(line * LANES);
+                    let from = chunk.as_ptr().cast::<f32>().wrapping_add(line * LANES);
                     if self.prefetch {
                         S::prefetch(from.wrapping_add(4 * LINES * LANES).cast());
                     }

@@ -14,11 +14,15 @@ use super::{Job, PANEL};
 /// Rows that share the loads of weights.
 const ROWS_AT_ONCE: usize = 5;
 
-/// How far ahead weights are asked for, in bytes: about what arrives while the weights before it are multiplied.
+/// How far ahead weights are asked for, in bytes, at least: far enough for memory's latency, and little of the first cache.
 const AHEAD: usize = 8192;
 
-/// Inputs that are added to all outputs of a panel before the next: as many activations as stay in the first cache.
-const SLICE: usize = 512;
+/// Activations, of all rows at once, that meet a group of outputs before the next ones do: they stay in the first cache,
+/// beside the lanes of the group.
+const SLICE: usize = 3840;
+
+/// Outputs whose lanes are in progress.
+const GROUP: usize = LANES;
 
 /// Asks that rows and outputs lie within the job's slices, that outputs begin at a block, and that no other thread
 /// touches their results.
@@ -91,8 +95,8 @@ impl Kernel for Chunk<'_> {
     }
 }
 
-/// Sums in progress: (outputs of a panel, rows at once, virtual lanes).
-type Lanes = [f32; PANEL * ROWS_AT_ONCE * LANES];
+/// Sums in progress: (outputs of a group, rows at once, virtual lanes).
+type Lanes = [f32; GROUP * ROWS_AT_ONCE * LANES];
 
 impl Chunk<'_> {
     #[inline(always)]
@@ -137,45 +141,92 @@ impl Panel<'_> {
     /// `R` rows, `O` outputs at a time, `P` vectors of the lanes at a time.
     #[inline(always)]
     unsafe fn run<S: Simd, E: Element, const R: usize, const O: usize, const P: usize>(&self, lanes: *mut f32) {
-        let stride = self.chunk.weights.stride();
-        let slice = if R * stride <= SLICE * ROWS_AT_ONCE { stride } else { SLICE };
-        // SAFETY: the caller grants R rows and the panel's outputs.
+        let mut sums = [[0.0_f32; PANEL]; R];
+        // SAFETY: the caller grants R rows and the panel's outputs; a group has GROUP · R · LANES lanes.
         unsafe {
-            for start in (0..stride).step_by(slice) {
-                let inputs = start..(start + slice).min(stride);
-                let mut output = self.outputs.start;
-                while output + O <= self.outputs.end {
-                    self.tile::<S, E, R, O, P>(output, inputs.clone(), lanes);
-                    output += O;
-                }
-                while output < self.outputs.end {
-                    self.tile::<S, E, R, 1, 1>(output, inputs.clone(), lanes);
-                    output += 1;
+            for (half, start) in self.outputs.clone().step_by(GROUP).enumerate() {
+                let group = start..(start + GROUP).min(self.outputs.end);
+                self.group::<S, E, R, O, P>(group.clone(), lanes);
+                let missing = (GROUP - group.len()) * R * LANES;
+                lanes.add(group.len() * R * LANES).write_bytes(0, missing);
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    S::sixteen_trees(lanes.add(r * LANES), R * LANES, sums.as_mut_ptr().add(half * GROUP / 2));
                 }
             }
-            let missing = (PANEL - self.outputs.len()) * R * LANES;
-            lanes.add(self.outputs.len() * R * LANES).write_bytes(0, missing);
-            for r in 0..R {
-                self.finish::<S>(self.first + r, lanes.add(r * LANES), R * LANES);
+            for (r, sums) in sums.iter().enumerate() {
+                let start = self.chunk.base + self.outputs.start;
+                self.chunk.job.put::<S>(self.first + r, start, self.outputs.len(), sums.as_ptr());
             }
         }
     }
 
-    /// Adds a slice of the inputs to the lanes of `O` outputs of `R` rows. The weights of the next `O` outputs are
-    /// asked for meanwhile.
+    /// The lanes of a group of outputs, slice by slice of the inputs. The weights that come [`AHEAD`] bytes later in this
+    /// order are asked for meanwhile.
+    #[inline(always)]
+    unsafe fn group<S: Simd, E: Element, const R: usize, const O: usize, const P: usize>(
+        &self,
+        group: Range<usize>,
+        lanes: *mut f32,
+    ) {
+        let stride = self.chunk.weights.stride();
+        let slices = (R * stride).div_ceil(SLICE);
+        let slice = stride.div_ceil(slices).next_multiple_of(BLOCK);
+        let ahead = AHEAD.div_ceil(O * slice * E::BYTES) * O;
+        for start in (0..stride).step_by(slice) {
+            let inputs = start..(start + slice).min(stride);
+            let mut output = group.start;
+            while output < group.end {
+                let (mut later, mut from) = (output + ahead, start);
+                if later >= group.end {
+                    from += slice;
+                    if from < stride {
+                        later -= group.len();
+                    } else {
+                        from = 0;
+                    }
+                }
+                // SAFETY: the caller's rows and outputs.
+                unsafe {
+                    let later = self.weight(later, from, E::BYTES);
+                    let lanes = lanes.add((output - group.start) * R * LANES);
+                    if output + O <= group.end {
+                        self.tile::<S, E, R, O, P>(output, inputs.clone(), later, lanes);
+                        output += O;
+                    } else {
+                        self.tile::<S, E, R, 1, 1>(output, inputs.clone(), later, lanes);
+                        output += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The address of a weight of `size` bytes, which may lie behind the last.
+    #[inline(always)]
+    fn weight(&self, output: usize, input: usize, size: usize) -> *const u8 {
+        self.chunk.weights.start().wrapping_add((output * self.chunk.weights.stride() + input) * size)
+    }
+
+    /// Adds a slice of the inputs to the `lanes` of `O` outputs of `R` rows. The same slice of as many outputs at `later`
+    /// is asked for meanwhile.
     #[inline(always)]
     unsafe fn tile<S: Simd, E: Element, const R: usize, const O: usize, const P: usize>(
         &self,
         output: usize,
         inputs: Range<usize>,
+        later: *const u8,
         lanes: *mut f32,
     ) {
         let stride = self.chunk.weights.stride();
-        let column = output - self.outputs.start;
         // SAFETY: all accesses are within the rows and outputs that the caller grants; prefetches may go anywhere.
         unsafe {
-            let weights = self.chunk.weights.start().add(output * stride * E::BYTES);
+            let weights = self.weight(output, 0, E::BYTES);
             let activations = self.chunk.job.activations.as_ptr().add(self.first * stride);
+            // Whole rows follow each other, and are asked for in the order of their addresses.
+            let (input_step, output_step) = match inputs.len() == stride {
+                true => (O * E::BYTES, BLOCK * E::BYTES),
+                false => (E::BYTES, stride * E::BYTES),
+            };
             let mut part = 0;
             while part < S::PARTS {
                 let mut sums = [[[S::splat(0.0); P]; R]; O];
@@ -183,8 +234,7 @@ impl Panel<'_> {
                     for o in 0..O {
                         for r in 0..R {
                             for p in 0..P {
-                                sums[o][r][p] =
-                                    S::load(lanes.add(((column + o) * R + r) * LANES + (part + p) * S::WIDTH));
+                                sums[o][r][p] = S::load(lanes.add((o * R + r) * LANES + (part + p) * S::WIDTH));
                             }
                         }
                     }
@@ -193,7 +243,7 @@ impl Panel<'_> {
                 while at < inputs.end {
                     for o in 0..O {
                         if P == S::PARTS || o % S::PARTS == part {
-                            S::prefetch(weights.wrapping_add(AHEAD + (at * O + o * BLOCK) * E::BYTES).cast());
+                            S::prefetch(later.wrapping_add((at - inputs.start) * input_step + o * output_step).cast());
                         }
                     }
                     for p in 0..P {
@@ -220,24 +270,12 @@ impl Panel<'_> {
                 for o in 0..O {
                     for r in 0..R {
                         for p in 0..P {
-                            S::store(lanes.add(((column + o) * R + r) * LANES + (part + p) * S::WIDTH), sums[o][r][p]);
+                            S::store(lanes.add((o * R + r) * LANES + (part + p) * S::WIDTH), sums[o][r][p]);
                         }
                     }
                 }
                 part += P;
             }
-        }
-    }
-
-    /// Adds up the lanes of one row's outputs, `run` elements apart, and puts them where they belong.
-    #[inline(always)]
-    unsafe fn finish<S: Simd>(&self, row: usize, lanes: *const f32, run: usize) {
-        let mut sums = [0.0_f32; PANEL];
-        // SAFETY: the lanes of a whole panel; the results are this chunk's.
-        unsafe {
-            S::sixteen_trees(lanes, run, sums.as_mut_ptr());
-            S::sixteen_trees(lanes.add(16 * run), run, sums.as_mut_ptr().add(8));
-            self.chunk.job.put::<S>(row, self.chunk.base + self.outputs.start, self.outputs.len(), sums.as_ptr());
         }
     }
 }

@@ -1,5 +1,5 @@
 //! From files to weights. Nothing in a file is believed before it is checked, and no more memory is taken than the file
-//! is long: files are mapped, and what has been taken over from them is let go.
+//! is long: files are mapped, and what has been copied from them is let go. bf16 stays where it is.
 
 use std::path::Path;
 

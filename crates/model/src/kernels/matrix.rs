@@ -1,6 +1,9 @@
 //! A matrix of weights, in one of the formats that the kernels read.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
+use memmap2::Mmap;
 
 use super::bytes::Bytes;
 use super::packed::{Format, Packed};
@@ -80,6 +83,17 @@ impl Matrix {
         Matrix::Float(Float::new(kind, raw, outputs, inputs))
     }
 
+    /// Of bf16 weights in a file, read where they lie: `at` is where the first is. None where the kernels need them
+    /// otherwise: rows of whole blocks, little-endian, and something before the first.
+    pub(crate) fn mapped(file: &Arc<Mmap>, at: usize, outputs: usize, inputs: usize) -> Option<Matrix> {
+        Float::mapped(file, at, outputs, inputs).map(Matrix::Float)
+    }
+
+    /// Whether the weights are read from a file.
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(self, Matrix::Float(Float { rows: Rows::Mapped { .. }, .. }))
+    }
+
     /// Of `raw`, rows of GGUF's blocks. Gives the reason where they cannot be used.
     pub(crate) fn quantised(format: Format, raw: &[u8], outputs: usize, inputs: usize) -> Result<Matrix, String> {
         Packed::new(format, raw, outputs, inputs).map(Matrix::Quantised)
@@ -135,8 +149,17 @@ pub(crate) struct Float {
     outputs: usize,
     inputs: usize,
     stride: usize,
-    /// [`LEAD`] bytes of no meaning, which kernels may read; then the rows.
-    bytes: Bytes,
+    rows: Rows,
+}
+
+/// Rows of weights, with [`LEAD`] bytes before them that kernels may read.
+enum Rows {
+    Owned(Bytes),
+    /// From byte `at` of a file on.
+    Mapped {
+        file: Arc<Mmap>,
+        at: usize,
+    },
 }
 
 impl Float {
@@ -158,7 +181,25 @@ impl Float {
                 }
             }
         }
-        Float { kind, outputs, inputs, stride, bytes }
+        Float { kind, outputs, inputs, stride, rows: Rows::Owned(bytes) }
+    }
+
+    fn mapped(file: &Arc<Mmap>, at: usize, outputs: usize, inputs: usize) -> Option<Float> {
+        let kind = FloatType::BF16;
+        let usable = cfg!(target_endian = "little") && at >= LEAD && inputs.is_multiple_of(BLOCK);
+        let end = outputs.checked_mul(inputs * kind.size())?.checked_add(at)?;
+        assert!(inputs > 0 && end <= file.len(), "{outputs} rows of {inputs} from byte {at} of {}", file.len());
+        let rows = Rows::Mapped { file: Arc::clone(file), at };
+        usable.then_some(Float { kind, outputs, inputs, stride: inputs, rows })
+    }
+
+    /// The rows, one after the other.
+    fn bytes(&self) -> &[u8] {
+        let from = match &self.rows {
+            Rows::Owned(bytes) => &bytes[LEAD..],
+            Rows::Mapped { file, at } => &file[*at..],
+        };
+        &from[..self.outputs * self.stride * self.kind.size()]
     }
 
     pub(super) fn kind(&self) -> FloatType {
@@ -172,12 +213,12 @@ impl Float {
 
     /// The first row.
     pub(super) fn start(&self) -> *const u8 {
-        self.bytes[LEAD..].as_ptr()
+        self.bytes().as_ptr()
     }
 
     fn row(&self, output: usize, out: &mut [f32]) {
         let size = self.kind.size();
-        let row = &self.bytes[LEAD + output * self.stride * size..][..self.stride * size];
+        let row = &self.bytes()[output * self.stride * size..][..self.stride * size];
         for i in 0..self.stride {
             let mut stored = [0; 4];
             stored[..size].copy_from_slice(&row[self.kind.position(i) * size..][..size]);

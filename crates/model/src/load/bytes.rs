@@ -6,26 +6,35 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Read};
 use std::ops::{Deref, Range};
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
 use crate::LoadError;
+use crate::kernels::{FloatType, Matrix};
 
 /// The bytes of a file: in the binary, or mapped.
 pub(crate) enum Bytes {
     Memory(Cow<'static, [u8]>),
-    Mapped(Mmap),
+    Mapped(Arc<Mmap>),
 }
 
 impl Bytes {
     /// Maps a file.
     pub(crate) fn map(path: &Path) -> Result<Bytes, LoadError> {
         let file = open(path)?;
-        // SAFETY: the map is private and only read, and only while the model is loaded. Who cuts the file short meanwhile
-        // ends the process, as with any program that maps its input; who writes to it changes numbers that are checked
-        // as they are copied.
+        // SAFETY: the map is private and only read. Who cuts the file short meanwhile ends the process, as with any
+        // program that maps its input; who writes to it changes numbers.
         let map = unsafe { Mmap::map(&file) };
-        map.map(Bytes::Mapped).map_err(|error| LoadError::Io { path: path.to_owned(), error })
+        map.map(|map| Bytes::Mapped(Arc::new(map))).map_err(|error| LoadError::Io { path: path.to_owned(), error })
+    }
+
+    /// A matrix of the weights from byte `at` on, without a copy of them, if the format and its place allow it.
+    pub(crate) fn matrix(&self, kind: FloatType, at: usize, outputs: usize, inputs: usize) -> Option<Matrix> {
+        match self {
+            Bytes::Mapped(map) if kind == FloatType::BF16 => Matrix::mapped(map, at, outputs, inputs),
+            _ => None,
+        }
     }
 
     /// Says that a range will not be needed again soon: its pages leave memory.

@@ -1,4 +1,5 @@
-//! Tensors where they lie, and how they are taken over: checked, copied into the kernels' form, and let go.
+//! Tensors where they lie, and how they are taken over: checked, copied into the kernels' form where they do not have it
+//! already, and let go.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -125,15 +126,25 @@ impl Stored {
         Ok((file, entry))
     }
 
-    /// A matrix of `raw`, rows of a tensor.
-    fn matrix(&self, name: &str, file: usize, kind: &Kind, raw: &[u8], shape: [usize; 2]) -> Result<Matrix, LoadError> {
-        let [outputs, inputs] = shape;
+    /// A matrix of `rows` of a tensor.
+    fn matrix(
+        &self,
+        name: &str,
+        file: usize,
+        kind: &Kind,
+        rows: &Rows<'_>,
+        [outputs, inputs]: [usize; 2],
+    ) -> Result<Matrix, LoadError> {
+        let raw = &*rows.bytes;
         let unusable = |reason: String| self.refuse_in(file, name, reason, "finite weights".to_owned());
         match kind {
             Kind::Float(dtype) => match dtype.first_not_finite(raw) {
                 // A weight that is not finite would spread to every logit; nothing downstream could choose then.
                 Some(at) => Err(unusable(format!("not finite at row {}, column {}", at / inputs, at % inputs))),
-                None => Ok(Matrix::float(*dtype, raw, outputs, inputs)),
+                None => {
+                    let mapped = rows.at.and_then(|at| self.files[file].1.matrix(*dtype, at, outputs, inputs));
+                    Ok(mapped.unwrap_or_else(|| Matrix::float(*dtype, raw, outputs, inputs)))
+                }
             },
             Kind::Quantised(format) => Matrix::quantised(*format, raw, outputs, inputs).map_err(unusable),
             Kind::Foreign(dtype) => convert::to_q8_0(*dtype, raw, inputs)
@@ -143,6 +154,19 @@ impl Stored {
                 Err(self.refuse_in(file, name, format!("of type {kind}"), "BF16, F16 or F32".to_owned()))
             }
         }
+    }
+}
+
+/// Some rows of a tensor.
+struct Rows<'a> {
+    bytes: Cow<'a, [u8]>,
+    /// Where they begin in the file, if they stand there in this order.
+    at: Option<usize>,
+}
+
+impl Rows<'_> {
+    fn moved(bytes: Vec<u8>) -> Self {
+        Rows { bytes: Cow::Owned(bytes), at: None }
     }
 }
 
@@ -156,21 +180,25 @@ impl Stored {
         (outputs, inputs): (&[usize], usize),
         layout: Layout,
     ) -> Result<Vec<Matrix>, LoadError> {
-        let bytes = &self.files[file].1[self.tensors[name].1.range.clone()];
+        let range = self.tensors[name].1.range.clone();
+        let bytes = &self.files[file].1[range.clone()];
         let all: usize = outputs.iter().sum();
         let row = bytes.len() / all;
         let mut first = 0;
         let matrices = outputs.iter().map(|&outputs| {
-            let raw = match layout {
-                Layout::Rows => Cow::Borrowed(&bytes[first * row..][..outputs * row]),
-                Layout::Transposed => Cow::Owned(transposed(bytes, [inputs, all], first..first + outputs)),
+            let rows = match layout {
+                Layout::Rows => {
+                    let bytes = &bytes[first * row..][..outputs * row];
+                    Rows { bytes: Cow::Borrowed(bytes), at: Some(range.start + first * row) }
+                }
+                Layout::Transposed => Rows::moved(transposed(bytes, [inputs, all], first..first + outputs)),
                 Layout::Interleaved { .. } => {
                     let rows = (0..outputs).map(|output| first + layout.stored(output, outputs));
-                    Cow::Owned(rows.flat_map(|stored| &bytes[stored * row..][..row]).copied().collect())
+                    Rows::moved(rows.flat_map(|stored| &bytes[stored * row..][..row]).copied().collect())
                 }
             };
             first += outputs;
-            self.matrix(name, file, kind, &raw, [outputs, inputs])
+            self.matrix(name, file, kind, &rows, [outputs, inputs])
         });
         matrices.collect()
     }
@@ -198,7 +226,9 @@ impl Tensors for Stored {
         if let Kind::Foreign(dtype) = entry.kind {
             *self.converted.entry(format!("{dtype:?}")).or_default() += 1;
         }
-        self.files[file].1.release(&entry.range);
+        if !matrices.iter().any(Matrix::is_mapped) {
+            self.files[file].1.release(&entry.range);
+        }
         Ok(matrices)
     }
 

@@ -99,6 +99,28 @@ fn a_good_file_loads() {
     assert_eq!(description.parameters, good().iter().map(|t| t.data.len() as u64 / 2).sum::<u64>());
 }
 
+/// Rows of whole blocks are not copied; those of other widths are.
+#[test]
+fn bf16_rows_are_read_from_the_file_itself() {
+    let (json, weights) = EmbeddedModel::Draft.files();
+    let folder = TempDir::new().unwrap();
+    let path = write(&folder, std::str::from_utf8(json).unwrap(), weights);
+    let mapped = super::load(&Source::File(path)).unwrap().weights;
+    let copied = super::load(&Source::Embedded(EmbeddedModel::Draft)).unwrap().weights;
+    for (mapped, copied) in mapped.matrices().zip(copied.matrices()) {
+        assert!(mapped.is_mapped() && !copied.is_mapped());
+        let mut rows = [vec![0.0; mapped.stride()], vec![1.0; mapped.stride()]];
+        for output in 0..mapped.outputs() {
+            mapped.row(output, &mut rows[0]);
+            copied.row(output, &mut rows[1]);
+            assert_eq!(rows[0], rows[1]);
+        }
+    }
+    let folder = TempDir::new().unwrap();
+    let odd = super::load(&Source::File(write(&folder, JSON, &bytes(&good())))).unwrap().weights;
+    assert!(!odd.matrices().any(Matrix::is_mapped));
+}
+
 /// The same weights give the same fingerprint from a file as from the binary; other weights another.
 #[test]
 fn fingerprints_tell_models_apart() {

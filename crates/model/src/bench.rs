@@ -7,8 +7,7 @@ use std::thread;
 
 use crate::Compute;
 use crate::kernels::matmul::{self, Scratch, Sink};
-use crate::kernels::roof::Stretch;
-use crate::kernels::{BLOCK, Buffer, Matrix};
+use crate::kernels::{BLOCK, Buffer, Bytes, Matrix, roof};
 use crate::synthetic::{Dtype, matrix};
 
 /// What benchmarks compute on, said on standard output: `THREADS` threads, or as many as this process may use.
@@ -71,18 +70,18 @@ impl Matmul {
 /// Memory that is read from end to end: the roof of every matmul of few rows.
 pub struct Reading {
     compute: Arc<Compute>,
-    stretch: Stretch,
+    memory: Bytes,
 }
 
 impl Reading {
     /// Of `bytes` bytes.
     pub fn new(compute: Arc<Compute>, bytes: usize) -> Reading {
-        Reading { compute, stretch: Stretch::new(bytes) }
+        Reading { compute, memory: roof::memory(bytes) }
     }
 
     /// Reads it once.
     pub fn run(&self) {
         let _awake = self.compute.pool().forward();
-        self.stretch.read(&self.compute, true);
+        roof::Reading::new([&*self.memory]).run(&self.compute, true);
     }
 }

@@ -26,6 +26,7 @@ mod tests;
 mod x86;
 
 pub(crate) use buffer::Buffer;
+pub(crate) use bytes::Bytes;
 pub use isa::Isa;
 pub(crate) use isa::Path;
 pub(crate) use matrix::{FloatType, Matrix};

@@ -12,7 +12,7 @@ use crate::geometry::Mlp;
 use crate::kernels::attention::{Attention, Projections};
 use crate::kernels::matmul::{self, Sink, matmul};
 use crate::kernels::rope::{self, Rotation};
-use crate::kernels::{BLOCK, Buffer, activation};
+use crate::kernels::{BLOCK, Buffer, Matrix, activation};
 use crate::load::{Loaded, load};
 use crate::weights::{Block, Linear, Parameters};
 use crate::{Compute, Decoder, Description, Error, Forward, Geometry, KvCache, LoadError, Rows, Source, roofs};
@@ -101,7 +101,7 @@ impl Decoder for Transformer {
     }
 
     fn measure_roofs(&mut self) -> Roofs {
-        roofs::measure(&self.compute, self.description.weight_bytes)
+        roofs::measure(&self.compute, self.weights.matrices().map(Matrix::as_bytes))
     }
 }
 

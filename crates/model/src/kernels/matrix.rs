@@ -120,9 +120,14 @@ impl Matrix {
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> u64 {
+        self.as_bytes().len() as u64
+    }
+
+    /// All weights, in the kernels' form.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         match self {
-            Matrix::Float(float) => (float.outputs * float.stride * float.kind.size()) as u64,
-            Matrix::Quantised(packed) => packed.len() as u64,
+            Matrix::Float(float) => float.bytes(),
+            Matrix::Quantised(packed) => packed.bytes(),
         }
     }
 

@@ -154,9 +154,9 @@ impl Packed {
         self.inputs
     }
 
-    /// Bytes that a forward reads.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+    /// All groups.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The blocks of a group.

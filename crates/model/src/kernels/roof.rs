@@ -14,29 +14,32 @@ const CHAINS: usize = 12;
 /// Multiply-adds of each chain in one go.
 const LINKS: usize = 1 << 15;
 
-/// What is read to find a roof: memory of the kind that weights are in.
-pub(crate) struct Stretch(Bytes);
+/// Memory of the kind that weights are in.
+pub(crate) fn memory(len: usize) -> Bytes {
+    let mut bytes = Bytes::zeroed(len);
+    // Pages that nobody wrote to could all be the one page of zeros.
+    bytes.fill(0x3c);
+    bytes
+}
 
-impl Stretch {
-    /// Of `len` bytes.
-    pub(crate) fn new(len: usize) -> Stretch {
-        let mut bytes = Bytes::zeroed(len);
-        // Pages that nobody wrote to could all be the one page of zeros.
-        bytes.fill(0x3c);
-        Stretch(bytes)
+/// Memory that is read from end to end, in pieces.
+pub(crate) struct Reading<'a>(Vec<&'a [u8]>);
+
+impl<'a> Reading<'a> {
+    pub(crate) fn new(runs: impl IntoIterator<Item = &'a [u8]>) -> Reading<'a> {
+        Reading(runs.into_iter().flat_map(|run| run.chunks(READ_CHUNK)).collect())
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.iter().map(|piece| piece.len()).sum()
     }
 
     /// Reads all of it on all threads, with the prefetches that a matmul makes or without.
-    pub(crate) fn read(&self, compute: &Compute, prefetch: bool) {
+    pub(crate) fn run(&self, compute: &Compute, prefetch: bool) {
         let path = compute.path();
-        compute.pool().run(self.len().div_ceil(READ_CHUNK), true, &|chunk, _| {
-            let bytes = &self.0[chunk * READ_CHUNK..][..READ_CHUNK.min(self.len() - chunk * READ_CHUNK)];
+        compute.pool().run(self.0.len(), true, &|piece, _| {
             // SAFETY: the kernel asks for nothing.
-            std::hint::black_box(unsafe { path.run(Read { bytes, prefetch }) });
+            std::hint::black_box(unsafe { path.run(Read { bytes: self.0[piece], prefetch }) });
         });
     }
 }

@@ -33,6 +33,12 @@ fn read_roof(bencher: Bencher<'_, '_>, bytes: usize) {
     bencher.counter(BytesCount::new(bytes)).bench(|| reading.run());
 }
 
+/// Regions with nothing in them, one after the other as in a forward.
+#[divan::bench(sample_size = 100)]
+fn fork_join() {
+    bench::fork_join(&COMPUTE, true);
+}
+
 #[derive(Clone, Copy)]
 struct Case {
     dtype: &'static str,

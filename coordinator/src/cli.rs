@@ -10,7 +10,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use args::{BenchArgs, DescribeArgs, GenerateArgs};
+use args::{BenchArgs, DescribeArgs, GenerateArgs, ServeArgs};
 
 /// Exit status after Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -27,7 +27,8 @@ const EXAMPLES: &str = "Examples:
   outrider generate \"ROMEO:\"                    the embedded pair, draft and target over loopback
   outrider generate \"ROMEO:\" --ar               the target alone
   outrider bench --temperature 0 --gamma 4,2,8  how much faster, and why
-  outrider generate \"ROMEO:\" --draft http://127.0.0.1:7101 --target http://127.0.0.1:7102";
+  outrider generate \"ROMEO:\" --draft http://127.0.0.1:7101 --target http://127.0.0.1:7102
+  outrider serve                                an endpoint like OpenAI's at http://127.0.0.1:8080/v1";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -37,6 +38,8 @@ enum Command {
     Bench(BenchArgs),
     /// Say what a model service is
     Describe(DescribeArgs),
+    /// Serve the pair over HTTP, with an API like OpenAI's
+    Serve(ServeArgs),
 }
 
 /// Runs the command line of this process.
@@ -45,6 +48,7 @@ pub async fn run() -> ExitCode {
         Command::Generate(args) => commands::generate(args).await,
         Command::Bench(args) => commands::bench(args).await,
         Command::Describe(args) => commands::describe(args).await,
+        Command::Serve(args) => commands::serve(args).await,
     };
     match outcome {
         Ok(End::Done) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 //! propose γ tokens → verify them in one pass of the target → commit `accepted + 1` tokens.
 
 use std::{
-    future::Future,
+    future::{self, Future},
     pin::pin,
     time::{Duration, Instant},
 };
@@ -53,6 +53,26 @@ pub async fn generate(
     mut emit: impl FnMut(Piece),
     cancel: impl Future<Output = ()>,
 ) -> Result<Run, Error> {
+    let emit = |piece| {
+        emit(piece);
+        future::ready(())
+    };
+    generate_paced(pair, request, deadlines, tracer, emit, cancel).await
+}
+
+/// The same at the pace of its reader: the next cycle waits until `emit` has taken what the last one brought. `cancel` is
+/// not heard meanwhile, so an `emit` whose reader is gone must resolve.
+///
+/// # Errors
+/// As [`generate`].
+pub async fn generate_paced<E: Future<Output = ()>>(
+    pair: &Pair,
+    request: Request,
+    deadlines: Deadlines,
+    tracer: &Tracer,
+    mut emit: impl FnMut(Piece) -> E,
+    cancel: impl Future<Output = ()>,
+) -> Result<Run, Error> {
     request.check(pair)?;
     let mut generation = Generation::begin(pair, request, deadlines, tracer);
     let mut cancel = pin!(cancel);
@@ -69,7 +89,9 @@ pub async fn generate(
             () = &mut cancel => Ok(Some(StopReason::Cancelled)),
             outcome = step => outcome,
         };
-        generation.text.release(matches!(outcome, Ok(Some(_)))).into_iter().for_each(&mut emit);
+        for piece in generation.text.release(matches!(outcome, Ok(Some(_)))) {
+            emit(piece).await;
+        }
         match outcome {
             Ok(None) => {}
             Ok(Some(reason)) => break Ok(reason),

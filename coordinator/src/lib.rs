@@ -8,6 +8,7 @@
 //! - [`report`]: what a run was, as JSON and on a terminal
 //! - [`bench`](mod@bench): AR and speculative runs in alternation, theory beside measurement
 //! - [`sidecar`]: a benchmark as roofline files
+//! - [`serve`]: the coordinator as a service, over HTTP
 //! - `embedded`: draft and target in this process
 //! - [`cli`]: the `outrider` command line
 
@@ -21,9 +22,10 @@ mod error;
 mod link;
 pub mod pairing;
 pub mod report;
+pub mod serve;
 pub mod sidecar;
 pub mod text;
 
-pub use cycle::{Cycle, Leg, Request, Run, StopReason, generate};
+pub use cycle::{Cycle, Leg, Request, Run, StopReason, generate, generate_paced};
 pub use error::Error;
 pub use pairing::{Deadlines, Pair, Service};

@@ -69,6 +69,11 @@ impl Service {
         })
     }
 
+    /// Whether the service answers now, within `limit`.
+    pub async fn answers(&self, limit: Duration) -> bool {
+        matches!(time::timeout(limit, describe(&self.channel, false)).await, Ok(Ok(_)))
+    }
+
     fn supported(&self, role: Role) -> Result<(), Error> {
         let DescribeResponse { protocol_version, .. } = &self.description;
         let unsupported = |what, value: String, allowed| {

@@ -182,10 +182,7 @@ impl Report {
             conditional_acceptance: drafted_only(run.acceptance.conditional_acceptance()),
             acceptance_per_position: drafted.then(|| run.acceptance.survival()),
             time_to_first_token_s: run.time_to_first_token.map(|time| time.as_secs_f64()),
-            cycle: Breakdowns {
-                mean: Breakdown::over(&run.cycles, drafted, mean),
-                median: Breakdown::over(&run.cycles, drafted, median),
-            },
+            cycle: Breakdowns::over(&run.cycles, drafted),
             roofline: Rooflines {
                 draft: Roofline::over(run.cycles.iter().filter_map(|cycle| cycle.draft), roofs.draft),
                 target: Roofline::over(run.cycles.iter().map(|cycle| cycle.target), roofs.target),
@@ -194,6 +191,13 @@ impl Report {
             text: run.text,
             token_ids: run.token_ids,
         }
+    }
+}
+
+impl Breakdowns {
+    /// Of `cycles`; `null` for the draft where nothing was `drafted`.
+    pub(crate) fn over(cycles: &[Cycle], drafted: bool) -> Self {
+        Self { mean: Breakdown::over(cycles, drafted, mean), median: Breakdown::over(cycles, drafted, median) }
     }
 }
 

@@ -21,7 +21,15 @@ pub fn chat(tokenizer: &Tokenizer, system: Option<&str>, prompt: &str) -> Result
     let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
     let system = system.map(|system| message("system", system));
     let messages: Vec<_> = system.into_iter().chain([message("user", prompt)]).collect();
-    tokenizer.render_chat(&messages).map_err(Error::Chat)
+    conversation(tokenizer, &messages)
+}
+
+/// The prompt in which the model answers `messages`, after its own chat template.
+///
+/// # Errors
+/// A model without a chat template, or with one that does not take these messages.
+pub fn conversation(tokenizer: &Tokenizer, messages: &[Message]) -> Result<String, Error> {
+    tokenizer.render_chat(messages).map_err(Error::Chat)
 }
 
 /// A stretch of text of one origin.

@@ -9,9 +9,11 @@ use crate::Deadlines;
 
 #[cfg(feature = "embedded")]
 mod models;
+mod serve;
 
 #[cfg(feature = "embedded")]
 pub(super) use models::{ModelArgs, Workload};
+pub(super) use serve::ServeArgs;
 
 /// Most tokens that a run may ask for.
 const MOST_TOKENS: u64 = 1 << 20;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod pair;
+mod serve;
 
 use std::{
     io::{self, IsTerminal, Read, Write},
@@ -25,6 +26,7 @@ use crate::{
 use pair::{Connected, Place};
 
 pub(super) use bench::bench;
+pub(super) use serve::serve;
 
 pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");

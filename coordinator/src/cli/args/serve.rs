@@ -1,0 +1,62 @@
+//! The service's flags.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Args;
+
+use super::{ServiceArgs, duration, whole};
+use crate::serve::Config;
+
+/// The largest limit on a body, in bytes.
+const MOST_BODY_BYTES: u64 = 1 << 30;
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct ServeArgs {
+    /// Address to listen on; it says which port it got where that is 0
+    #[arg(long, env = "OUTRIDER_HTTP", value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
+    pub(in crate::cli) http: SocketAddr,
+
+    /// Tokens that the draft proposes in a cycle where the request does not say, 0 to 32; 0 decodes with the target alone
+    #[arg(long, env = "OUTRIDER_GAMMA", value_name = "N", default_value = "4", allow_negative_numbers = true, value_parser = whole::<u32>(0..=32))]
+    gamma: u32,
+
+    /// Serve the target alone, without a draft
+    #[arg(long, conflicts_with = "gamma")]
+    pub(in crate::cli) ar: bool,
+
+    /// The largest body of a request
+    #[arg(long, env = "OUTRIDER_MAX_BODY_BYTES", value_name = "BYTES", default_value = "4194304", allow_negative_numbers = true, value_parser = whole::<usize>(1..=MOST_BODY_BYTES))]
+    max_body_bytes: usize,
+
+    /// Choices that are generated at once, over all requests; more are refused. No more than the services' --max-sessions
+    #[arg(long, env = "OUTRIDER_MAX_CONCURRENT", value_name = "N", default_value = "32", allow_negative_numbers = true, value_parser = whole::<usize>(1..=65_536))]
+    max_concurrent: usize,
+
+    /// How long a request may take, from its first byte to its last token
+    #[arg(long, env = "OUTRIDER_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10m", allow_hyphen_values = true, value_parser = duration)]
+    request_timeout: Duration,
+
+    /// How long running requests may go on after SIGTERM or Ctrl-C, for example 10s or 2m
+    #[arg(long, env = "OUTRIDER_GRACE", value_name = "DURATION", default_value = "10s", allow_hyphen_values = true, value_parser = duration)]
+    grace: Duration,
+
+    #[command(flatten)]
+    pub(in crate::cli) services: ServiceArgs,
+}
+
+impl ServeArgs {
+    pub(in crate::cli) fn config(&self) -> Config {
+        Config {
+            gamma: if self.ar { 0 } else { self.gamma as usize },
+            max_body_bytes: self.max_body_bytes,
+            max_concurrent: self.max_concurrent,
+            request_timeout: self.request_timeout,
+            grace: self.grace,
+            deadlines: self.services.deadlines(),
+        }
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "allowed: an IP address with a port, for example 127.0.0.1:8080".to_owned())
+}

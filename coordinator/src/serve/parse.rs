@@ -1,0 +1,265 @@
+//! A body to what is generated. Every refusal names the field, its value and what is allowed.
+
+use serde_json::Value;
+use speculative::{Sampling, TokenId};
+use tokenizer::Message;
+
+use super::{Config, Refusal, fields::Fields};
+use crate::{Error, Pair, Request, text};
+
+/// Tokens that OpenAI's completions generate where nobody says.
+const COMPLETION_TOKENS: u64 = 16;
+
+/// The most stop strings, and the most bytes of one: each is looked for after every token.
+const MOST_STOPS: usize = 16;
+const MOST_STOP_BYTES: usize = 256;
+
+/// A seed that is drawn has as many bits as a JSON number keeps everywhere.
+const SEED_BITS: u64 = (1 << 53) - 1;
+
+/// Which of the two kinds of request it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Completions,
+    Chat,
+}
+
+/// What this request calls the fields that a run may still refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Names {
+    pub(super) prompt: &'static str,
+    pub(super) max_tokens: &'static str,
+}
+
+impl Names {
+    /// The request's name for a field of [`Request`].
+    pub(super) fn of(self, field: &'static str) -> &'static str {
+        if field == "max_tokens" { self.max_tokens } else { field }
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    /// The first choice; the others have the seeds after it.
+    pub(super) request: Request,
+    pub(super) choices: usize,
+    pub(super) stream: bool,
+    pub(super) include_usage: bool,
+    pub(super) names: Names,
+}
+
+/// Reads `body`. `random` is the seed where the request gives none.
+pub(super) fn parse(
+    endpoint: Endpoint,
+    body: &[u8],
+    pair: &Pair,
+    config: &Config,
+    random: u64,
+) -> Result<Asked, Refusal> {
+    let value: Value = serde_json::from_slice(body).map_err(|error| Refusal::Body(error.to_string()))?;
+    let fields = Fields::of(&value, "")?;
+    model(fields, pair)?;
+    let choices = fields.whole("n", 1..=config.max_concurrent as u64)?.unwrap_or(1);
+    unsupported(fields, choices)?;
+    let names = Names {
+        prompt: if endpoint == Endpoint::Chat { "messages" } else { "prompt" },
+        max_tokens: match fields.get("max_completion_tokens") {
+            Some(_) => "max_completion_tokens",
+            None => "max_tokens",
+        },
+    };
+    let stream = fields.boolean("stream")?;
+    let include_usage = include_usage(fields, stream)?;
+    let (sampling, stop) = (sampling(fields, random)?, stop(fields)?);
+    let gamma = gamma(fields, pair, config)?;
+    let wanted = fields.whole(names.max_tokens, 1..=limit(pair, |limits| limits.max_output_tokens))?;
+    let prompt = match endpoint {
+        Endpoint::Completions => prompt(fields, pair),
+        Endpoint::Chat => conversation(fields, pair),
+    }?;
+    let max_tokens = wanted.unwrap_or_else(|| match endpoint {
+        Endpoint::Completions => COMPLETION_TOKENS.min(limit(pair, |limits| limits.max_output_tokens)),
+        Endpoint::Chat => {
+            let room = u64::from(pair.target.description.context_length).saturating_sub(prompt.len() as u64);
+            room.min(limit(pair, |limits| limits.max_output_tokens)).max(1)
+        }
+    });
+    let request = Request { prompt, sampling, max_tokens: max_tokens as usize, gamma, stop };
+    Ok(Asked { request, choices: choices as usize, stream, include_usage, names })
+}
+
+/// A limit of the target.
+fn limit(pair: &Pair, of: impl Fn(&proto::v1::Limits) -> u32) -> u64 {
+    pair.target.description.limits.as_ref().map_or(0, of).into()
+}
+
+/// There is one model; who names it must name that one.
+fn model(fields: Fields<'_>, pair: &Pair) -> Result<(), Refusal> {
+    let served = &pair.target.description.model;
+    match fields.string("model")? {
+        Some(model) if model != served => {
+            let model = serde_json::json!(model.chars().take(64).collect::<String>()).to_string();
+            Err(Refusal::Model { model, served: served.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fields that would change the output and that are not built yet: only the value that changes nothing is taken.
+fn unsupported(fields: Fields<'_>, choices: u64) -> Result<(), Refusal> {
+    let empty = |value: &Value| match value {
+        Value::Array(array) => array.is_empty(),
+        Value::Object(object) => object.is_empty(),
+        Value::String(string) => string.is_empty(),
+        _ => false,
+    };
+    let falsely = |value: &Value| value == &Value::Bool(false);
+    let by_number = |name, neutral: f64, allowed| match fields.get(name) {
+        Some(value) if value.as_f64() != Some(neutral) => Err(fields.refuse(name, allowed)),
+        _ => Ok(()),
+    };
+    for name in ["presence_penalty", "frequency_penalty", "top_logprobs", "min_tokens"] {
+        by_number(name, 0.0, "0")?;
+    }
+    by_number("repetition_penalty", 1.0, "1")?;
+    by_number("best_of", choices as f64, "the same as n")?;
+    for name in ["logprobs", "echo", "ignore_eos", "use_beam_search"] {
+        if fields.get(name).is_some_and(|value| !falsely(value)) {
+            return Err(fields.refuse(name, "false"));
+        }
+    }
+    for name in ["logit_bias", "tools", "functions", "suffix", "stop_token_ids", "structured_outputs"] {
+        if fields.get(name).is_some_and(|value| !empty(value)) {
+            return Err(fields.refuse(name, "nothing in it"));
+        }
+    }
+    for name in ["audio", "prompt_logprobs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"] {
+        if fields.get(name).is_some() {
+            return Err(fields.refuse(name, "null"));
+        }
+    }
+    for name in ["tool_choice", "function_call"] {
+        if fields.get(name).is_some_and(|value| value != "none" && value != "auto") {
+            return Err(fields.refuse(name, "\"none\" or \"auto\", as there are no tools"));
+        }
+    }
+    if fields.get("response_format").is_some_and(|format| format["type"] != "text") {
+        return Err(fields.refuse("response_format", "{\"type\": \"text\"}"));
+    }
+    match fields.get("modalities") {
+        Some(modalities) if modalities != &serde_json::json!(["text"]) => {
+            Err(fields.refuse("modalities", "[\"text\"]"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn include_usage(fields: Fields<'_>, stream: bool) -> Result<bool, Refusal> {
+    let Some(options) = fields.get("stream_options") else { return Ok(false) };
+    let include_usage = Fields::of(options, "stream_options")?.boolean("include_usage")?;
+    match stream {
+        true => Ok(include_usage),
+        false => Err(fields.refuse("stream_options", "null, unless stream is true")),
+    }
+}
+
+/// OpenAI's defaults, and top_k and min_p as vLLM has them.
+fn sampling(fields: Fields<'_>, random: u64) -> Result<Sampling, Refusal> {
+    let sampling = Sampling {
+        temperature: fields.number("temperature")?.unwrap_or(1.0),
+        top_k: fields.whole("top_k", 0..=u32::MAX.into())?.unwrap_or(0) as u32,
+        top_p: fields.number("top_p")?.unwrap_or(1.0),
+        min_p: fields.number("min_p")?.unwrap_or(0.0),
+        seed: fields.whole("seed", 0..=u64::MAX)?.unwrap_or(random & SEED_BITS),
+    };
+    sampling.validate().map_err(|invalid| fields.refuse(invalid.field, invalid.allowed))?;
+    Ok(sampling)
+}
+
+fn stop(fields: Fields<'_>) -> Result<Vec<String>, Refusal> {
+    let refused = || {
+        let allowed = format!("a string of 1 to {MOST_STOP_BYTES} bytes, or an array of at most {MOST_STOPS} of them");
+        fields.refuse("stop", &allowed)
+    };
+    let one = |value: &Value| {
+        let stop = value.as_str().filter(|stop| (1..=MOST_STOP_BYTES).contains(&stop.len()));
+        stop.map(str::to_owned).ok_or_else(refused)
+    };
+    match fields.get("stop") {
+        None => Ok(Vec::new()),
+        Some(Value::Array(stops)) if stops.len() <= MOST_STOPS => stops.iter().map(one).collect(),
+        Some(value) => Ok(vec![one(value)?]),
+    }
+}
+
+/// Where the request does not say, the service's own, as far as the services take it.
+fn gamma(fields: Fields<'_>, pair: &Pair, config: &Config) -> Result<usize, Refusal> {
+    let draft = pair.draft.as_ref().map_or(0, |draft| draft.description.limits.unwrap_or_default().max_gamma);
+    let most = limit(pair, |limits| limits.max_gamma).min(draft.into());
+    let gamma = fields.whole("gamma", 0..=most)?;
+    Ok(gamma.map_or(config.gamma.min(most as usize), |gamma| gamma as usize))
+}
+
+fn prompt(fields: Fields<'_>, pair: &Pair) -> Result<Vec<TokenId>, Refusal> {
+    let allowed = "a string, an array of one string, or an array of token ids";
+    let refused = || fields.refuse("prompt", allowed);
+    let value = match fields.get("prompt").ok_or_else(refused)? {
+        Value::Array(one) if one.len() == 1 && (one[0].is_string() || one[0].is_array()) => &one[0],
+        value => value,
+    };
+    let names = Names { prompt: "prompt", max_tokens: "max_tokens" };
+    match value {
+        Value::String(prompt) => text::encode(&pair.tokenizer, prompt).map_err(|error| Refusal::failed(error, names)),
+        Value::Array(ids) => ids.iter().map(|id| token(id, pair).ok_or_else(refused)).collect(),
+        _ => Err(refused()),
+    }
+}
+
+fn token(id: &Value, pair: &Pair) -> Option<TokenId> {
+    let size = pair.target.description.tokenizer_size;
+    id.as_u64().and_then(|id| TokenId::try_from(id).ok()).filter(|id| *id < size)
+}
+
+fn conversation(fields: Fields<'_>, pair: &Pair) -> Result<Vec<TokenId>, Refusal> {
+    let messages = match fields.get("messages") {
+        Some(Value::Array(messages)) if !messages.is_empty() => messages,
+        _ => return Err(fields.refuse("messages", "an array of one message or more")),
+    };
+    let messages = messages.iter().enumerate().map(|(at, value)| message(value, &format!("messages[{at}]")));
+    let messages = messages.collect::<Result<Vec<_>, _>>()?;
+    let names = Names { prompt: "messages", max_tokens: "max_tokens" };
+    let failed = |error: Error| Refusal::failed(error, names);
+    let prompt = text::conversation(&pair.tokenizer, &messages).map_err(failed)?;
+    text::encode(&pair.tokenizer, &prompt).map_err(failed)
+}
+
+fn message(value: &Value, place: &str) -> Result<Message, Refusal> {
+    let fields = Fields::of(value, place)?;
+    let role = match fields.string("role")? {
+        // The newer name of the same thing, which templates do not know.
+        Some("developer") => "system",
+        Some(role @ ("system" | "user" | "assistant")) => role,
+        _ => return Err(fields.refuse("role", "\"system\", \"developer\", \"user\" or \"assistant\"")),
+    };
+    if fields.get("tool_calls").is_some() {
+        return Err(fields.refuse("tool_calls", "null"));
+    }
+    let content = match fields.get("content") {
+        Some(Value::String(content)) => content.clone(),
+        Some(Value::Array(parts)) => {
+            let parts = parts.iter().enumerate().map(|(at, value)| part(value, &format!("{place}.content[{at}]")));
+            parts.collect::<Result<String, _>>()?
+        }
+        _ => return Err(fields.refuse("content", "a string or an array of text parts")),
+    };
+    Ok(Message { role: role.to_owned(), content })
+}
+
+fn part(value: &Value, place: &str) -> Result<String, Refusal> {
+    let fields = Fields::of(value, place)?;
+    if fields.string("type")? != Some("text") {
+        return Err(fields.refuse("type", "\"text\""));
+    }
+    fields.string("text")?.map(str::to_owned).ok_or_else(|| fields.refuse("text", "a string"))
+}

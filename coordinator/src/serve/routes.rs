@@ -1,0 +1,81 @@
+//! What answers where.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Path, Request, State, rejection::PathRejection},
+    http::{Method, StatusCode, Uri},
+    response::Response,
+    routing::{get, post},
+};
+use serde_json::json;
+
+use super::{App, Refusal, answer::answer, openai, parse::Endpoint};
+
+/// How long the target may take to say that it is there.
+const READINESS_LIMIT: Duration = Duration::from_secs(2);
+
+pub(super) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/completions", post(completions))
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/models", get(models))
+        // A model's name may have slashes in it.
+        .route("/v1/models/{*model}", get(model))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(app.config.max_body_bytes))
+        .with_state(app)
+}
+
+async fn completions(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {
+    answer(app, Endpoint::Completions, request).await
+}
+
+async fn chat(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {
+    answer(app, Endpoint::Chat, request).await
+}
+
+async fn models(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
+    let (pair, _) = app.pair()?;
+    Ok(openai::json(StatusCode::OK, &openai::Models::of(pair)))
+}
+
+async fn model(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    model: Result<Path<String>, PathRejection>,
+) -> Result<Response, Refusal> {
+    let (pair, _) = app.pair()?;
+    let Path(model) = model.map_err(|_| Refusal::Route { path: uri.path().to_owned() })?;
+    let served = &pair.target.description.model;
+    match &model == served {
+        true => Ok(openai::json(StatusCode::OK, &openai::Model::of(pair))),
+        false => Err(Refusal::Model { model, served: served.clone() }),
+    }
+}
+
+/// The process runs.
+async fn healthz() -> Response {
+    openai::json(StatusCode::OK, &json!({ "status": "ok" }))
+}
+
+/// Requests are answered: the target is there.
+async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
+    let (pair, _) = app.pair()?;
+    match pair.target.answers(READINESS_LIMIT).await {
+        true => Ok(openai::json(StatusCode::OK, &json!({ "status": "ready" }))),
+        false => Err(Refusal::NotReady),
+    }
+}
+
+async fn unknown_route(uri: Uri) -> Refusal {
+    Refusal::Route { path: uri.path().to_owned() }
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Refusal {
+    Refusal::Method { method: method.to_string(), path: uri.path().to_owned() }
+}

@@ -22,7 +22,7 @@ use tokio::{
 };
 use tonic::transport::Endpoint;
 
-use crate::cluster::LONG;
+use crate::{cluster::LONG, http};
 
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| build().expect("the binaries are built"));
 
@@ -73,8 +73,15 @@ impl Process {
     /// # Errors
     /// A process that ends, or is not ready in time.
     pub async fn listening(name: &str, address: &str, args: &[&str]) -> Result<Self> {
+        let process = Self::launch(name, &[&["--listen", address], args].concat()).await?;
+        time::timeout(LONG, process.ready()).await.with_context(|| format!("{name} is not ready"))??;
+        Ok(process)
+    }
+
+    /// Starts it and reads where it listens.
+    async fn launch(name: &str, args: &[&str]) -> Result<Self> {
         let mut command = command(name);
-        command.args(["--listen", address]).args(args).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(args).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
         let mut lines = BufReader::new(child.stderr.take().context("a pipe")?).lines();
         let mut seen = String::new();
@@ -94,8 +101,21 @@ impl Process {
             }
             seen
         });
-        let process = Self { child, address, log };
-        time::timeout(LONG, process.ready()).await.with_context(|| format!("{name} is not ready"))??;
+        Ok(Self { child, address, log })
+    }
+
+    /// Starts `outrider serve` on a free port; ready when it says so.
+    ///
+    /// # Errors
+    /// A process that ends, or is not ready in time.
+    pub async fn serve(args: &[&str]) -> Result<Self> {
+        let process = Self::launch("outrider", &[&["serve", "--http", "127.0.0.1:0"], args].concat()).await?;
+        let ready = async {
+            while http::get(process.address(), "/readyz").await.status != 200 {
+                time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        time::timeout(LONG, ready).await.context("outrider is not ready")?;
         Ok(process)
     }
 
@@ -132,8 +152,20 @@ impl Process {
     ///
     /// # Errors
     /// A process that does not end.
-    pub async fn terminate(mut self) -> Result<(ExitStatus, String)> {
-        signal(&self.child, "TERM").await?;
+    pub async fn terminate(self) -> Result<(ExitStatus, String)> {
+        self.end("TERM").await
+    }
+
+    /// The same by Ctrl-C (SIGINT).
+    ///
+    /// # Errors
+    /// A process that does not end.
+    pub async fn interrupt(self) -> Result<(ExitStatus, String)> {
+        self.end("INT").await
+    }
+
+    async fn end(mut self, name: &str) -> Result<(ExitStatus, String)> {
+        signal(&self.child, name).await?;
         let status = time::timeout(LONG, self.child.wait()).await.context("it does not end")??;
         Ok((status, self.log.await?))
     }

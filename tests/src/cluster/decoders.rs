@@ -170,21 +170,42 @@ pub fn noise(n: u64) -> f32 {
 
 /// The embedded pair's tokenizer as a byte-level one, in which `end` ends a text.
 pub fn ending_at(end: char) -> Tokenizer {
+    byte_level(|vocabulary| {
+        vocabulary.token_types.as_mut().expect("types")[end as usize] = 3;
+        vocabulary.eos = Some(end.into());
+    })
+}
+
+/// The embedded pair's tokenizer as a byte-level one with a chat template.
+pub fn chatting() -> Tokenizer {
+    byte_level(|vocabulary| {
+        let template = "{% for m in messages %}{{ m.role | upper }}: {{ m.content }}\n{% endfor %}ASSISTANT:";
+        vocabulary.chat_template = Some(template.to_owned());
+    })
+}
+
+/// A byte-level tokenizer in which " t" spells an é, each of the two half of it.
+pub fn halving() -> Tokenizer {
+    byte_level(|vocabulary| {
+        vocabulary.tokens[' ' as usize] = "Ã".to_owned();
+        vocabulary.tokens['t' as usize] = "©".to_owned();
+    })
+}
+
+fn byte_level(change: impl FnOnce(&mut Vocabulary)) -> Tokenizer {
     let spelled = |byte: u8| match byte {
         0..=0x20 => char::from_u32(0x100 + u32::from(byte)).expect("a character"),
         0x7f => 'ġ',
         _ => byte.into(),
     };
-    let mut token_types = vec![1; 128];
-    token_types[end as usize] = 3;
-    let vocabulary = Vocabulary {
+    let mut vocabulary = Vocabulary {
         model: "gpt2".to_owned(),
         pre: Some("gpt-2".to_owned()),
         tokens: (0..128).map(|byte| spelled(byte).to_string()).collect(),
-        token_types: Some(token_types),
-        eos: Some(end.into()),
+        token_types: Some(vec![1; 128]),
         ..Vocabulary::default()
     };
+    change(&mut vocabulary);
     Tokenizer::from_gguf(vocabulary).expect("a vocabulary without a fault")
 }
 

@@ -139,6 +139,8 @@ impl Refusal {
     pub(super) fn log(&self) {
         match self {
             Self::Failed { error, .. } if self.status().is_server_error() => tracing::warn!(%error, "a request failed"),
+            // Probes ask all the time while these last, and the start and the stop are logged already.
+            Self::Loading | Self::Stopping => tracing::debug!(refusal = %self, "a request was refused"),
             refusal if refusal.status().is_server_error() => tracing::warn!(%refusal, "a request failed"),
             _ => tracing::debug!(status = self.status().as_u16(), param = self.param(), "a request was refused"),
         }

@@ -36,7 +36,7 @@ fn read_roof(bencher: Bencher<'_, '_>, bytes: usize) {
 /// Regions with nothing in them, one after the other as in a forward.
 #[divan::bench(sample_size = 100)]
 fn fork_join() {
-    bench::fork_join(&COMPUTE, true);
+    bench::fork_join(&COMPUTE);
 }
 
 #[derive(Clone, Copy)]

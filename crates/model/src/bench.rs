@@ -22,10 +22,9 @@ pub fn compute() -> Arc<Compute> {
     Arc::new(compute)
 }
 
-/// A region of the pool in which each thread does nothing: what a matmul costs before it multiplies. While a forward is in
-/// progress the threads spin for the next region; otherwise they have to be woken.
-pub fn fork_join(compute: &Compute, in_forward: bool) {
-    let _awake = in_forward.then(|| compute.pool().forward());
+/// A region of the pool with nothing in it, while a forward is in progress: what a matmul costs before it multiplies.
+pub fn fork_join(compute: &Compute) {
+    let _awake = compute.pool().forward();
     compute.pool().run(compute.threads(), true, &|chunk, _| {
         std::hint::black_box(chunk);
     });

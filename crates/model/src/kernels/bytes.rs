@@ -23,7 +23,7 @@ pub(crate) struct Bytes {
     _region: Arc<Region>,
 }
 
-// SAFETY: a run is its owner's alone, as a boxed slice is; see `Region::take`.
+// SAFETY: a run is its owner's alone, as a boxed slice is: `zeroed` gives no byte of a region out twice.
 unsafe impl Send for Bytes {}
 // SAFETY: as above.
 unsafe impl Sync for Bytes {}

@@ -166,5 +166,6 @@ fn cost() -> proto::v1::Cost {
         batch_rows: 5,
         flops: 100_000_000,
         bytes: 30_000_000,
+        cached: 0,
     }
 }

@@ -292,6 +292,7 @@ pub struct LimitsReport {
     pub max_gamma: u32,
     pub queue_depth: u32,
     pub max_message_bytes: u32,
+    pub kv_bytes: u64,
 }
 
 impl From<&Service> for ServiceReport {
@@ -327,6 +328,7 @@ impl From<&Service> for ServiceReport {
                 max_gamma: limits.max_gamma,
                 queue_depth: limits.queue_depth,
                 max_message_bytes: limits.max_message_bytes,
+                kv_bytes: limits.kv_bytes,
             },
         }
     }

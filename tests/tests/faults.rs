@@ -312,7 +312,7 @@ async fn sessions_at_once_do_not_touch_each_other() {
 }
 
 fn limited(model: EmbeddedModel, max_sessions: usize) -> Worker {
-    let limits = Limits { max_sessions, ..Limits::default() };
+    let limits = Limits { max_sessions, admission_timeout: Duration::ZERO, ..Limits::default() };
     spawn(outrider_tests::cluster::model(model), limits)
 }
 

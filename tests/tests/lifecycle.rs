@@ -9,18 +9,12 @@ use std::{
 use coordinator::{Error, Pair};
 use model::{EmbeddedModel, Limits};
 use outrider_tests::cluster::{
-    Embedded, LONG, Node, Setup, Side, alone, assert_same, decoders, eventually, model, request, run, sampled, spawn,
-    talk::{DraftTalk, Refusable, TargetTalk, channel, open},
+    Embedded, LONG, Node, Setup, Side, alone, assert_same, decoders, model, request, run, sampled, spawn,
+    talk::{DraftTalk, TargetTalk, channel, open},
     tokens, within, worker,
 };
-use proto::v1::{
-    DescribeRequest, RejectionReason, Role, TokenizerRequest, model_service_client::ModelServiceClient,
-    target_session_response,
-};
-use tokio::{
-    net::TcpStream,
-    sync::{mpsc, oneshot},
-};
+use proto::v1::{DescribeRequest, RejectionReason, Role, TokenizerRequest, model_service_client::ModelServiceClient};
+use tokio::{net::TcpStream, sync::oneshot};
 use tokio_stream::StreamExt;
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -224,62 +218,4 @@ async fn a_flood_of_bad_sessions_does_not_touch_a_good_one() {
     let (run, ()) = within(LONG, async { tokio::join!(good, flood) }).await;
     assert!(rounds.load(Ordering::Relaxed) > 3, "a flood");
     assert_same(&run, &expected, "beside a flood");
-}
-
-/// A message that finds the queue full is refused, with the limit; the session goes on once there is room.
-#[tokio::test]
-async fn a_full_queue_is_a_refusal() {
-    let gate = decoders::Gate::default();
-    let limits = Limits { queue_depth: 1, ..Limits::default() };
-    let worker = spawn(decoders::gated(model(EmbeddedModel::Target), gate.clone()), limits);
-    let node = Node::target(worker.clone());
-    let (channel, n) = (channel(&node), prompt().len());
-    let opened = async || {
-        let mut session = TargetTalk::open(&channel, open(&prompt(), sampled(0.8, 6), 8)).await;
-        session.opened().await;
-        session
-    };
-    let mut busy = opened().await;
-    let mut others = [opened().await, opened().await, opened().await, opened().await].map(Some);
-
-    gate.shut();
-    busy.verify(1, n + 1, &[]).await;
-    eventually("the model is busy", || gate.holds()).await;
-    // Two places, one of them for measuring the roofs: the two that come last find none.
-    let (answered, mut answers) = mpsc::channel(others.len());
-    for other in &mut others {
-        let (mut session, answered) = (other.take().expect("a session"), answered.clone());
-        session.verify(1, n + 1, &[]).await;
-        tokio::spawn(async move {
-            let answer = session.next().await;
-            let _ = answered.send((session, answer)).await;
-        });
-    }
-    let mut refused = Vec::new();
-    while refused.len() < 2 {
-        let (session, answer) = within(LONG, answers.recv()).await.expect("an answer");
-        let rejected = answer.unwrap().and_then(Refusable::rejected).expect("a refusal");
-        assert_eq!((rejected.reason(), rejected.cycle), (RejectionReason::Queue, 1));
-        assert_eq!(rejected.base_len as usize, n + 1);
-        assert_eq!(rejected.detail, "queue_depth reached, allowed: 1 waiting requests");
-        refused.push(session);
-    }
-    let mut late = TargetTalk::open(&channel, open(&prompt(), sampled(0.8, 6), 8)).await;
-    let status = late.status().await;
-    assert_eq!(status.code(), Code::ResourceExhausted);
-    assert_eq!(status.message(), "queue_depth reached, allowed: 1 waiting requests");
-
-    gate.open();
-    let expected = busy.verdict().await.tokens;
-    for _ in 0..2 {
-        let (_, answer) = within(LONG, answers.recv()).await.expect("an answer");
-        match answer.unwrap().and_then(|answer| answer.message) {
-            Some(target_session_response::Message::Verdict(verdict)) => assert_eq!(verdict.tokens, expected),
-            other => panic!("a verdict, not {other:?}"),
-        }
-    }
-    for mut session in refused {
-        session.verify(2, n + 1, &[]).await;
-        assert_eq!(session.verdict().await.tokens, expected);
-    }
 }

@@ -233,6 +233,6 @@ async fn the_target_is_listed_as_the_model() {
 /// A target that sleeps before each forward and holds few sessions.
 fn slow_target(pause_ms: u64, max_sessions: usize) -> Worker {
     let pause = std::time::Duration::from_millis(pause_ms);
-    let limits = Limits { max_sessions, ..Limits::default() };
+    let limits = Limits { max_sessions, admission_timeout: std::time::Duration::ZERO, ..Limits::default() };
     spawn(decoders::sleepy(model(EmbeddedModel::Target), pause), limits)
 }

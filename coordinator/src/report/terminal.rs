@@ -299,7 +299,8 @@ pub fn description(service: &Service) -> String {
         rows.push(("prompt", format!("up to {} tokens", limits.max_prompt_tokens)));
         rows.push(("output", format!("up to {} tokens", limits.max_output_tokens)));
         rows.push(("gamma", format!("up to {}", limits.max_gamma)));
-        rows.push(("queue", format!("up to {} requests", limits.queue_depth)));
+        rows.push(("queue", format!("up to {} sessions", limits.queue_depth)));
+        rows.push(("caches", format!("up to {} bytes", limits.kv_bytes)));
         rows.push(("message", format!("up to {} bytes", limits.max_message_bytes)));
     }
     rows.iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect()

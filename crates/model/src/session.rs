@@ -10,15 +10,14 @@ mod drafting;
 mod tests;
 mod verifying;
 
+use std::time::Duration;
+
 use speculative::{InvalidSampling, Sampling, TokenId};
 
 pub use drafting::{DraftSession, Drafting, Propose};
 pub use verifying::{TargetSession, Verify, Verifying};
 
-use crate::{
-    Description, Error,
-    worker::{Answer, Goal, Lane, Unqueued, Worker},
-};
+use crate::{Description, Error};
 
 /// What a service refuses to exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +30,12 @@ pub struct Limits {
     pub max_output_tokens: usize,
     /// Proposed tokens of one cycle.
     pub max_gamma: usize,
-    /// Requests that wait for the model at once.
+    /// Sessions that wait to be opened.
     pub queue_depth: usize,
+    /// How long one waits.
+    pub admission_timeout: Duration,
+    /// Bytes for the KV caches of all sessions, and for what their prompts share.
+    pub kv_bytes: u64,
 }
 
 impl Default for Limits {
@@ -44,6 +47,8 @@ impl Default for Limits {
             max_output_tokens: unbounded,
             max_gamma: 32,
             queue_depth: 64,
+            admission_timeout: Duration::from_secs(10),
+            kv_bytes: 4 << 30,
         }
     }
 }
@@ -110,11 +115,11 @@ pub enum OpenError {
         /// The limit.
         max_sessions: usize,
     },
-    /// The model's queue is full.
-    #[error("queue_depth reached, allowed: {queue_depth} waiting requests")]
-    Queue {
+    /// The memory for KV caches is taken.
+    #[error("kv_bytes reached, allowed: {kv_bytes} bytes for the caches of all sessions")]
+    Memory {
         /// The limit.
-        queue_depth: usize,
+        kv_bytes: u64,
     },
     /// The model failed or its thread has ended.
     #[error(transparent)]
@@ -144,8 +149,6 @@ pub enum Reason {
     Token,
     /// The context is full.
     Context,
-    /// The model's queue is full.
-    Queue,
     /// The session has produced all it asked for.
     Output,
 }
@@ -222,17 +225,5 @@ impl Prefix {
             return Err(self.refuse(Reason::Context, detail));
         }
         Ok(())
-    }
-
-    /// Has the model's thread carry out a plan. A full queue is a refusal like any other.
-    async fn ask(&self, worker: &Worker, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Answer, AnswerError> {
-        let pending = worker.enqueue(lane, plan, goal).map_err(|unqueued| match unqueued {
-            Unqueued::Stopped => AnswerError::Failed(Error::Stopped),
-            Unqueued::Full => {
-                let detail = format!("queue_depth reached, allowed: {} waiting requests", worker.limits().queue_depth);
-                AnswerError::Refused(self.refuse(Reason::Queue, detail))
-            }
-        })?;
-        Ok(pending.answer(lane).await?)
     }
 }

@@ -1,33 +1,42 @@
-//! The thread that owns a model: it takes requests from a bounded queue and forwards all that wait in one ragged batch.
+//! The thread that owns a model: it takes requests from a queue and forwards all that wait in one ragged batch.
 //!
 //! A session's KV cache belongs to its [`Lane`] and travels with each request to the thread and back with the answer, so
-//! the thread keeps nothing of a session that has gone.
+//! the thread keeps nothing of a session that has gone, but for whole pages of its prompt that others may share.
 
+mod admission;
 mod batch;
+mod prefixes;
 
 use std::{
     fmt, io,
     sync::{
-        Arc, Mutex,
-        mpsc::{self, SyncSender},
+        Arc,
+        mpsc::{self, Sender},
     },
     thread,
     time::{Duration, Instant},
 };
 
 use speculative::{Sampling, SyntheticAcceptance, TokenId, roofline::Roofs};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Mutex, oneshot};
 
+use self::{
+    admission::{Admission, Admitted, Budget},
+    batch::{Batcher, Selector},
+    prefixes::Prefixes,
+};
 use crate::{Decoder, Description, Error, KvCache, Limits, Open, OpenError, session::Plan};
 
 /// A handle on the model's thread. Cheap to clone; the thread ends with the last one.
 #[derive(Clone)]
 pub struct Worker {
-    queue: SyncSender<Request>,
+    /// Never long: a session has at most one request in it.
+    queue: Sender<Request>,
     description: Arc<Description>,
     limits: Limits,
     synthetic_acceptance: Option<SyntheticAcceptance>,
-    slots: Arc<Semaphore>,
+    admission: Arc<Admission>,
+    /// Held while they are measured, so that nobody else measures meanwhile.
     roofs: Arc<Mutex<Option<Roofs>>>,
 }
 
@@ -87,6 +96,8 @@ pub struct Cost {
     pub select: Duration,
     /// Each forward pass.
     pub passes: Vec<Pass>,
+    /// Positions of the prompt that were not forwarded, because another prompt began alike.
+    pub cached: usize,
 }
 
 /// One forward pass that a request took part in.
@@ -104,31 +115,20 @@ pub struct Pass {
     pub work: speculative::roofline::Work,
 }
 
-/// A session's place at the model: its KV cache, how its tokens are chosen, and its slot among the sessions.
+/// A session's lane at the model: its KV cache, how its tokens are chosen, and its place among the sessions.
 pub(crate) struct Lane {
     /// Empty before the first pass, while a request is with the thread, and for good when that request's future was
     /// dropped: the thread then refuses to go on.
     cache: Option<KvCache>,
     sampling: Sampling,
-    _slot: OwnedSemaphorePermit,
-}
-
-/// A request that is with the model's thread.
-pub(crate) struct Pending(oneshot::Receiver<Result<(KvCache, Answer), Error>>);
-
-/// The model's queue did not take a request.
-pub(crate) enum Unqueued {
-    /// It is full.
-    Full,
-    /// The thread has ended.
-    Stopped,
+    _admitted: Admitted,
 }
 
 impl Worker {
     /// Starts the thread, named `name`, that owns `decoder`.
     ///
     /// # Errors
-    /// The operating system gives no thread.
+    /// The operating system gives no thread, or `kv_bytes` of the limits hold no page.
     pub fn spawn(name: &str, decoder: impl Decoder, limits: Limits) -> io::Result<Self> {
         Self::spawn_accepting(name, decoder, limits, None)
     }
@@ -136,24 +136,32 @@ impl Worker {
     /// The same, and with `synthetic_acceptance` it accepts proposals by lot, whatever their logits.
     ///
     /// # Errors
-    /// The operating system gives no thread.
+    /// As [`Worker::spawn`].
     pub fn spawn_accepting(
         name: &str,
         decoder: impl Decoder,
         limits: Limits,
         synthetic_acceptance: Option<SyntheticAcceptance>,
     ) -> io::Result<Self> {
-        // One place beyond the requests, for measuring the roofs.
-        let (queue, requests) = mpsc::sync_channel(limits.queue_depth + 1);
-        let description = Arc::new(decoder.description().clone());
-        thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || batch::run(decoder, synthetic_acceptance, &requests))?;
-        let slots = Arc::new(Semaphore::new(limits.max_sessions));
-        Ok(Self { queue, description, limits, synthetic_acceptance, slots, roofs: Arc::default() })
+        let (queue, requests) = mpsc::channel();
+        let cache = decoder.new_cache();
+        let budget = Budget::of(limits.kv_bytes, &cache);
+        if budget.own == 0 {
+            let problem = format!("kv_bytes is {}, allowed: {} or more", limits.kv_bytes, cache.page_bytes());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        }
+        let mut description = decoder.description().clone();
+        description.context = description.context.min(budget.positions());
+        let selector = Selector::new(description.tokenizer.size(), synthetic_acceptance);
+        let admission = Arc::new(Admission::new(limits, budget));
+        let prefixes = Prefixes::new(budget.shared);
+        let batcher = Batcher { decoder, selector, prefixes, admission: admission.clone() };
+        thread::Builder::new().name(name.to_owned()).spawn(move || batcher.run(&requests))?;
+        let description = Arc::new(description);
+        Ok(Self { queue, description, limits, synthetic_acceptance, admission, roofs: Arc::default() })
     }
 
-    /// What the model is.
+    /// What the model is; its context is no longer than what there is memory for.
     pub fn description(&self) -> &Description {
         &self.description
     }
@@ -170,59 +178,50 @@ impl Worker {
 
     /// Sessions that are open now.
     pub fn open_sessions(&self) -> usize {
-        self.limits.max_sessions - self.slots.available_permits()
+        self.admission.open_sessions()
+    }
+
+    /// Sessions that wait to be opened.
+    pub fn waiting_sessions(&self) -> usize {
+        self.admission.waiting()
     }
 
     /// The roofs as measured last; with `measure`, measured now unless a session is open.
     pub async fn roofs(&self, measure: bool) -> Option<Roofs> {
+        let mut roofs = self.roofs.lock().await;
         if measure && self.open_sessions() == 0 {
-            let (reply, roofs) = oneshot::channel();
-            if self.queue.try_send(Request::MeasureRoofs(reply)).is_ok()
-                && let Ok(measured) = roofs.await
+            let (reply, measured) = oneshot::channel();
+            if self.queue.send(Request::MeasureRoofs(reply)).is_ok()
+                && let Ok(measured) = measured.await
             {
-                *self.roofs.lock().expect("no holder of the lock panics") = Some(measured);
+                *roofs = Some(measured);
             }
         }
-        *self.roofs.lock().expect("no holder of the lock panics")
+        *roofs
     }
 
     /// Opens a session's lane and forwards its tokens.
     pub(crate) async fn prefill(&self, open: &Open, goal: Goal) -> Result<(Lane, Answer), OpenError> {
         open.validate(&self.description, &self.limits)?;
-        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-            return Err(OpenError::Sessions { max_sessions: self.limits.max_sessions });
-        };
-        let mut lane = Lane { cache: None, sampling: open.sampling, _slot: slot };
+        let enqueued = Instant::now();
+        let positions = open.tokens.len() + open.max_tokens + self.limits.max_gamma;
+        let admitted = self.admission.admit(positions.min(self.description.context)).await?;
+        let mut lane = Lane { cache: None, sampling: open.sampling, _admitted: admitted };
         let plan = Plan { keep: 0, tokens: open.tokens.clone() };
-        let pending = self.enqueue(&mut lane, plan, goal).map_err(|unqueued| match unqueued {
-            Unqueued::Full => OpenError::Queue { queue_depth: self.limits.queue_depth },
-            Unqueued::Stopped => OpenError::Failed(Error::Stopped),
-        })?;
-        let answer = pending.answer(&mut lane).await?;
+        let answer = self.answer_since(enqueued, &mut lane, plan, goal).await?;
         Ok((lane, answer))
     }
 
-    /// Hands a request to the thread; a queue that does not take it leaves the lane as it was.
-    pub(crate) fn enqueue(&self, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Pending, Unqueued> {
-        let (reply, answer) = oneshot::channel();
-        let cache = lane.cache.take();
-        let task = Task { cache, sampling: lane.sampling, plan, goal, enqueued: Instant::now(), reply };
-        let (request, unqueued) = match self.queue.try_send(Request::Task(Box::new(task))) {
-            Ok(()) => return Ok(Pending(answer)),
-            Err(mpsc::TrySendError::Full(request)) => (request, Unqueued::Full),
-            Err(mpsc::TrySendError::Disconnected(request)) => (request, Unqueued::Stopped),
-        };
-        if let Request::Task(task) = request {
-            lane.cache = task.cache;
-        }
-        Err(unqueued)
+    /// Has the thread carry out a request.
+    pub(crate) async fn answer(&self, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Answer, Error> {
+        self.answer_since(Instant::now(), lane, plan, goal).await
     }
-}
 
-impl Pending {
-    /// Waits for the answer and gives the cache back to its lane.
-    pub(crate) async fn answer(self, lane: &mut Lane) -> Result<Answer, Error> {
-        let (cache, answer) = self.0.await.map_err(|_| Error::Stopped)??;
+    async fn answer_since(&self, enqueued: Instant, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Answer, Error> {
+        let (reply, answer) = oneshot::channel();
+        let task = Task { cache: lane.cache.take(), sampling: lane.sampling, plan, goal, enqueued, reply };
+        self.queue.send(Request::Task(Box::new(task))).map_err(|_| Error::Stopped)?;
+        let (cache, answer) = answer.await.map_err(|_| Error::Stopped)??;
         lane.cache = Some(cache);
         Ok(answer)
     }

@@ -29,9 +29,18 @@ pub struct Config {
     #[arg(long, env = "OUTRIDER_MAX_GAMMA", value_name = "N", default_value = "32", allow_negative_numbers = true, value_parser = whole(1..=32))]
     pub max_gamma: u32,
 
-    /// Requests that wait for the model at once
+    /// Sessions that wait to be opened when there is no room for them
     #[arg(long, env = "OUTRIDER_QUEUE_DEPTH", value_name = "N", default_value = "64", allow_negative_numbers = true, value_parser = whole(1..=65_536))]
     pub queue_depth: u32,
+
+    /// How long a session waits to be opened, for example 500ms or 10s
+    #[arg(long, env = "OUTRIDER_ADMISSION_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub admission_timeout: Duration,
+
+    /// Bytes for the KV caches of all sessions. A session is let in when what it may come to need is free; a quarter is for
+    /// what prompts share
+    #[arg(long, env = "OUTRIDER_KV_BYTES", value_name = "BYTES", default_value = "4294967296", allow_negative_numbers = true, value_parser = kv_bytes)]
+    pub kv_bytes: u64,
 
     /// How long open sessions may go on after SIGTERM, for example 10s or 2m
     #[arg(long, env = "OUTRIDER_GRACE", value_name = "DURATION", default_value = "10s", value_parser = duration)]
@@ -52,6 +61,8 @@ impl Config {
             max_output_tokens: self.max_output_tokens as usize,
             max_gamma: self.max_gamma as usize,
             queue_depth: self.queue_depth as usize,
+            admission_timeout: self.admission_timeout,
+            kv_bytes: self.kv_bytes,
         }
     }
 }
@@ -92,6 +103,11 @@ fn whole(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + C
 fn threads(text: &str) -> Result<NonZeroUsize, String> {
     let threads = whole(1..=1024)(text)?;
     NonZeroUsize::new(threads as usize).ok_or_else(|| "allowed: 1 or more".to_owned())
+}
+
+fn kv_bytes(text: &str) -> Result<u64, String> {
+    let value = text.parse().ok().filter(|&bytes| bytes > 0);
+    value.ok_or_else(|| "allowed: a whole number, 1 or more".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -54,6 +54,7 @@ impl ModelService for Describe {
                 max_gamma: limits.max_gamma as u32,
                 queue_depth: limits.queue_depth as u32,
                 max_message_bytes: MAX_MESSAGE_BYTES,
+                kv_bytes: limits.kv_bytes,
             }),
             tokenizer_name: model.tokenizer.name().to_owned(),
             synthetic: model.synthetic,

@@ -42,6 +42,7 @@ pub fn cost(cost: &Cost, received: Instant) -> v1::Cost {
         batch_rows: sum(|pass| pass.batch_rows as u64) as u32,
         flops: sum(|pass| pass.work.flops),
         bytes: sum(|pass| pass.work.bytes),
+        cached: cost.cached as u32,
     }
 }
 
@@ -52,7 +53,6 @@ pub fn rejected(cycle: u64, refusal: Refusal) -> v1::Rejected {
         Reason::Gamma => v1::RejectionReason::Gamma,
         Reason::Token => v1::RejectionReason::Token,
         Reason::Context => v1::RejectionReason::Context,
-        Reason::Queue => v1::RejectionReason::Queue,
         Reason::Output => v1::RejectionReason::Output,
     };
     v1::Rejected { cycle, reason: reason.into(), base_len: refusal.base_len as u32, detail: refusal.detail }
@@ -63,7 +63,7 @@ pub fn open_status(error: &OpenError) -> Status {
     let message = error.to_string();
     match error {
         OpenError::Field { .. } | OpenError::Sampling(_) => Status::invalid_argument(message),
-        OpenError::Sessions { .. } | OpenError::Queue { .. } => Status::resource_exhausted(message),
+        OpenError::Sessions { .. } | OpenError::Memory { .. } => Status::resource_exhausted(message),
         OpenError::Failed(failure) => failure_status(failure),
     }
 }

@@ -104,7 +104,8 @@ impl Gate {
         self.bar().held
     }
 
-    fn pass(&self) {
+    /// Waits while it is shut.
+    pub fn wait(&self) {
         let mut bar = self.bar();
         while bar.shut {
             bar.held = true;
@@ -121,7 +122,7 @@ impl Gate {
 /// Waits at `gate` before each forward.
 pub fn gated(inner: Transformer, gate: Gate) -> Wrapped {
     Wrapped::new(inner, move |inner, batch| {
-        gate.pass();
+        gate.wait();
         inner.forward(batch)
     })
 }

@@ -9,7 +9,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use self::unit::Attend;
 use super::buffer::Shared;
@@ -87,7 +87,7 @@ struct Window<'a> {
     pages: Vec<Shared<f32>>,
     held: usize,
     rows: Range<usize>,
-    owner: PhantomData<&'a mut [Buffer]>,
+    owner: PhantomData<&'a mut [Arc<Buffer>]>,
 }
 
 /// What one thread does in one go: some rows' queries to one head of keys.
@@ -122,7 +122,8 @@ impl<'a> Attention<'a> {
     }
 
     /// Adds a window: `rows` new rows of a sequence whose `pages` hold `held` positions and have room for the new ones.
-    pub(crate) fn push(&mut self, pages: &'a mut [Buffer], held: usize, rows: usize) {
+    /// Pages in front of the new rows may be shared with other sequences; those that get rows may not.
+    pub(crate) fn push(&mut self, pages: &'a mut [Arc<Buffer>], held: usize, rows: usize) {
         assert!(held + rows <= pages.len() * PAGE, "room for {held} + {rows} positions in {} pages", pages.len());
         assert!(pages.iter().all(|page| page.len() >= self.shape.page_len()), "pages of this geometry");
         let window = self.windows.len();
@@ -132,7 +133,10 @@ impl<'a> Attention<'a> {
                 self.units.push(Unit { window, head, rows: first + row..first + (row + self.unit_rows()).min(rows) });
             }
         }
-        let pages = pages.iter_mut().map(|page| Shared::new(page)).collect();
+        let (read, written) = pages.split_at_mut(held / PAGE);
+        let read = read.iter().map(|page| Shared::reading(page));
+        let written = written.iter_mut().map(|page| Shared::new(Arc::get_mut(page).expect("a page of its own")));
+        let pages = read.chain(written).collect();
         self.windows.push(Window { pages, held, rows: first..first + rows, owner: PhantomData });
         self.rows += rows;
         self.longest = self.longest.max((held + rows).next_multiple_of(PAGE));
@@ -224,7 +228,8 @@ impl Job<'_> {
             for d in 0..shape.head_dim {
                 let key_at = page.at(keys + d * PAGE + slot, 1);
                 let value_at = page.at(values + slot * shape.padded() + d, 1);
-                // SAFETY: within a page of this geometry; one thread appends a window's head.
+                // SAFETY: within a page of this geometry, and not one that is only read; one thread appends a window's
+                // head.
                 unsafe {
                     *key_at = projected[key_part + place(head * shape.head_dim + d)];
                     *value_at = projected[value_part + place(head * shape.head_dim + d)];

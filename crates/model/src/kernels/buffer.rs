@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 struct Line([f32; 16]);
 
 /// A run of f32 that starts at a cache line. Its length is a multiple of 16.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Buffer {
     lines: Vec<Line>,
 }
@@ -42,7 +42,7 @@ impl DerefMut for Buffer {
     }
 }
 
-/// A slice that several threads write at once, each its own elements.
+/// A slice that several threads use at once: each writes its own elements, or all only read.
 pub(super) struct Shared<T> {
     start: *mut T,
     len: usize,
@@ -65,6 +65,11 @@ impl<T> Shared<T> {
     /// The slice must outlive every use, which holds where the uses are a region of the pool that borrows it.
     pub(super) fn new(slice: &mut [T]) -> Shared<T> {
         Shared { start: slice.as_mut_ptr(), len: slice.len() }
+    }
+
+    /// The same of a slice that nobody may write.
+    pub(super) fn reading(slice: &[T]) -> Shared<T> {
+        Shared { start: slice.as_ptr().cast_mut(), len: slice.len() }
     }
 
     /// The address of element `at`, of which `len` elements are to be used.

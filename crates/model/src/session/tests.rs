@@ -1,8 +1,15 @@
 use super::*;
 
 const CONTEXT: usize = 24;
-const LIMITS: Limits =
-    Limits { max_sessions: 1, max_prompt_tokens: 16, max_output_tokens: 12, max_gamma: 6, queue_depth: 1 };
+const LIMITS: Limits = Limits {
+    max_sessions: 1,
+    max_prompt_tokens: 16,
+    max_output_tokens: 12,
+    max_gamma: 6,
+    queue_depth: 1,
+    admission_timeout: Duration::ZERO,
+    kv_bytes: 1,
+};
 
 fn description() -> Description {
     let tokens = (0..100).map(|id| format!("<{id}>")).collect();

@@ -95,7 +95,7 @@ impl TargetSession {
     pub async fn verify(&mut self, message: &Verify) -> Result<Answer, AnswerError> {
         let plan = self.rules.plan(message)?;
         let goal = Goal::Verify { gamma: message.proposed.len() };
-        let answer = self.rules.prefix.ask(&self.worker, &mut self.lane, plan, goal).await?;
+        let answer = self.worker.answer(&mut self.lane, plan, goal).await?;
         self.rules.commit(&answer.tokens);
         Ok(answer)
     }

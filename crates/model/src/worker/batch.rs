@@ -1,12 +1,26 @@
-//! The thread's loop: every pass forwards the next tokens of all requests that are here.
+//! The thread's loop: every pass forwards the next tokens of the requests that are here.
+//!
+//! Long inputs, which are prompts, go in chunks, one prompt after the other, so that they do not stall the sessions that
+//! decode: a row's logits are the same bits in whatever pass it is computed.
 
-use std::{mem, sync::mpsc::Receiver, time::Instant};
+use std::{
+    mem,
+    sync::{Arc, mpsc::Receiver},
+    time::Instant,
+};
 
 use speculative::{Chooser, Sampling, SyntheticAcceptance, TokenId, Verdict, roofline::Roofs};
 use tokio::sync::oneshot;
 
-use super::{Answer, Goal, Pass, Reply, Request, Task};
+use super::{Answer, Goal, Pass, Reply, Request, Task, admission::Admission, prefixes::Prefixes};
 use crate::{Decoder, Error, Forward, KvCache, Rows};
+
+/// Inputs up to this length are forwarded whole; a window and a draft's catching up are shorter.
+const SHORT_ROWS: usize = 64;
+
+/// Rows of long inputs in one pass where other sessions may want to go on meanwhile, and where there are none.
+const SHARED_CHUNK_ROWS: usize = 64;
+const LONE_CHUNK_ROWS: usize = 512;
 
 /// A request under way: what it forwards next and what it has so far.
 struct Active {
@@ -15,51 +29,144 @@ struct Active {
     goal: Goal,
     enqueued: Instant,
     reply: Reply,
-    /// Tokens of the next pass; empty when the request is done.
+    /// Whether it may begin with pages of another prompt: a prefill that has not begun.
+    fresh: bool,
+    /// The tokens of a prefill that has begun, to be found by others; empty for all else.
+    prompt: Vec<TokenId>,
+    /// Tokens that are still to be forwarded; empty when the request is done.
     input: Vec<TokenId>,
+    /// How many of them the pass takes.
+    rows: usize,
     answer: Answer,
 }
 
-/// Runs until every handle on the queue is gone.
-pub(super) fn run(
-    mut decoder: impl Decoder,
-    synthetic_acceptance: Option<SyntheticAcceptance>,
-    requests: &Receiver<Request>,
-) {
-    let tokenizer_size = decoder.description().tokenizer.size();
-    let mut selector = Selector { chooser: Chooser::new(), tokenizer_size, synthetic_acceptance };
-    let mut active: Vec<Active> = Vec::new();
-    let mut passes = 0;
-    loop {
-        if active.is_empty() {
-            let Ok(request) = requests.recv() else { return };
-            admit(&mut decoder, &mut active, request);
-        }
-        while let Ok(request) = requests.try_recv() {
-            admit(&mut decoder, &mut active, request);
-        }
-        // Whoever no longer waits for the answer has gone, and its cache goes here.
-        active.retain(|request| !request.reply.is_closed());
-        if !active.is_empty() {
-            passes += 1;
-            pass(&mut decoder, &mut selector, &mut active, passes);
-        }
-    }
+/// The model with all that its thread keeps.
+pub(super) struct Batcher<D> {
+    pub(super) decoder: D,
+    pub(super) selector: Selector,
+    pub(super) prefixes: Prefixes,
+    pub(super) admission: Arc<Admission>,
 }
 
-fn admit(decoder: &mut impl Decoder, active: &mut Vec<Active>, request: Request) {
-    match request {
-        Request::MeasureRoofs(reply) => measure(decoder, reply),
-        Request::Task(task) => {
-            let Task { cache, sampling, plan, goal, enqueued, reply } = *task;
-            let mut cache = cache.unwrap_or_else(|| decoder.new_cache());
-            if cache.len() < plan.keep {
-                let _ = reply.send(Err(Error::CacheLost { held: cache.len(), expected: plan.keep }));
+impl<D: Decoder> Batcher<D> {
+    /// Runs until every handle on the queue is gone.
+    pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        let mut active: Vec<Active> = Vec::new();
+        let mut passes = 0;
+        loop {
+            if active.is_empty() {
+                let Ok(request) = requests.recv() else { return };
+                self.admit(&mut active, request);
+            }
+            while let Ok(request) = requests.try_recv() {
+                self.admit(&mut active, request);
+            }
+            // Whoever no longer waits for the answer has gone, and its cache goes here.
+            active.retain(|request| !request.reply.is_closed());
+            if !active.is_empty() {
+                passes += 1;
+                self.pass(&mut active, passes);
+            }
+        }
+    }
+
+    fn admit(&mut self, active: &mut Vec<Active>, request: Request) {
+        match request {
+            Request::MeasureRoofs(reply) => measure(&mut self.decoder, reply),
+            Request::Task(task) => {
+                let Task { cache, sampling, plan, goal, enqueued, reply } = *task;
+                let fresh = cache.is_none();
+                let mut cache = cache.unwrap_or_else(|| self.decoder.new_cache());
+                if cache.len() < plan.keep {
+                    let _ = reply.send(Err(Error::CacheLost { held: cache.len(), expected: plan.keep }));
+                    return;
+                }
+                cache.truncate(plan.keep);
+                active.push(Active {
+                    cache,
+                    sampling,
+                    goal,
+                    enqueued,
+                    reply,
+                    fresh,
+                    prompt: Vec::new(),
+                    input: plan.tokens,
+                    rows: 0,
+                    answer: Answer::default(),
+                });
+            }
+        }
+    }
+
+    /// Says how many rows of each request the pass takes.
+    fn share_out(&mut self, active: &mut [Active]) {
+        let alone = self.admission.open_sessions() <= 1;
+        let mut left = if alone { LONE_CHUNK_ROWS } else { SHARED_CHUNK_ROWS };
+        for request in active {
+            if request.input.len() > SHORT_ROWS && left == 0 {
+                request.rows = 0;
+                continue;
+            }
+            if mem::take(&mut request.fresh) {
+                self.adopt(request);
+            }
+            request.rows = match request.input.len() {
+                short @ ..=SHORT_ROWS => short,
+                long => {
+                    let rows = long.min(left);
+                    left -= rows;
+                    rows
+                }
+            };
+        }
+    }
+
+    /// Begins a prefill with the pages that others of the same beginning have left.
+    fn adopt(&mut self, request: &mut Active) {
+        // The last token is forwarded in any case, as its row chooses the first token.
+        let pages = self.prefixes.longest(&request.input[..request.input.len() - 1]);
+        request.cache.adopt(pages);
+        request.answer.cost.cached = request.cache.len();
+        request.prompt = mem::take(&mut request.input);
+        request.input = request.prompt[request.cache.len()..].to_vec();
+    }
+
+    /// One ragged forward over all active requests; those that are done get their answers.
+    fn pass(&mut self, active: &mut Vec<Active>, id: u64) {
+        self.share_out(active);
+        let batch_rows = active.iter().map(|request| request.rows).sum();
+        let mut batch: Vec<Rows<'_>> = active.iter_mut().filter(|request| request.rows > 0).map(Active::rows).collect();
+        let start = Instant::now();
+        let result = self.decoder.forward(&mut batch);
+        let span = (start, Instant::now());
+        drop(batch);
+
+        let forward = match result {
+            Ok(forward) => forward,
+            Err(error) => {
+                // The rules of a session admit nothing that a forward refuses, so this is the model's own failure.
+                for request in active.drain(..) {
+                    let _ = request.reply.send(Err(error.clone()));
+                }
                 return;
             }
-            cache.truncate(plan.keep);
-            let input = plan.tokens;
-            active.push(Active { cache, sampling, goal, enqueued, reply, input, answer: Answer::default() });
+        };
+        let took_part = active.iter_mut().filter(|request| request.rows > 0);
+        for (sequence, request) in took_part.enumerate() {
+            let rows = request.rows;
+            request.answer.cost.passes.push(Pass { id, span, rows, batch_rows, work: forward.work });
+            request.answer.cost.forward += span.1 - span.0;
+            if rows < request.input.len() {
+                request.input.drain(..rows);
+                continue;
+            }
+            self.prefixes.keep(&request.prompt, &request.cache);
+            let begun = Instant::now();
+            self.selector.select(request, &forward, sequence);
+            request.answer.cost.select += begun.elapsed();
+        }
+        for done in active.extract_if(.., |request| request.input.is_empty()) {
+            done.finish();
         }
     }
 }
@@ -71,46 +178,16 @@ fn measure(decoder: &mut impl Decoder, reply: oneshot::Sender<Roofs>) {
     }
 }
 
-/// One ragged forward over all active requests; those that are done get their answers.
-fn pass(decoder: &mut impl Decoder, selector: &mut Selector, active: &mut Vec<Active>, id: u64) {
-    let batch_rows = active.iter().map(|request| request.input.len()).sum();
-    let mut batch: Vec<Rows<'_>> = active.iter_mut().map(Active::rows).collect();
-    let start = Instant::now();
-    let result = decoder.forward(&mut batch);
-    let span = (start, Instant::now());
-    drop(batch);
-
-    let forward = match result {
-        Ok(forward) => forward,
-        Err(error) => {
-            // The rules of a session admit nothing that a forward refuses, so this is the model's own failure.
-            for request in active.drain(..) {
-                let _ = request.reply.send(Err(error.clone()));
-            }
-            return;
-        }
-    };
-    for (sequence, request) in active.iter_mut().enumerate() {
-        let rows = request.input.len();
-        request.answer.cost.passes.push(Pass { id, span, rows, batch_rows, work: forward.work });
-        request.answer.cost.forward += span.1 - span.0;
-        let begun = Instant::now();
-        selector.select(request, &forward, sequence);
-        request.answer.cost.select += begun.elapsed();
-    }
-    for done in active.extract_if(.., |request| request.input.is_empty()) {
-        done.finish();
-    }
-}
-
 impl Active {
     fn rows(&mut self) -> Rows<'_> {
-        let logits_from = match self.goal {
-            Goal::Propose { gamma: 0 } => self.input.len(),
-            Goal::Propose { .. } => self.input.len() - 1,
-            Goal::Verify { gamma } => self.input.len() - 1 - gamma,
+        let tokens = &self.input[..self.rows];
+        let chosen_from = match self.goal {
+            _ if tokens.len() < self.input.len() => 0,
+            Goal::Propose { gamma: 0 } => 0,
+            Goal::Propose { .. } => 1,
+            Goal::Verify { gamma } => 1 + gamma,
         };
-        Rows { cache: &mut self.cache, tokens: &self.input, logits_from }
+        Rows { cache: &mut self.cache, tokens, logits_from: tokens.len() - chosen_from }
     }
 
     fn finish(self) {
@@ -123,13 +200,17 @@ impl Active {
 }
 
 /// Chooses tokens from the logits of a pass.
-struct Selector {
+pub(super) struct Selector {
     chooser: Chooser,
     tokenizer_size: usize,
     synthetic_acceptance: Option<SyntheticAcceptance>,
 }
 
 impl Selector {
+    pub(super) fn new(tokenizer_size: usize, synthetic_acceptance: Option<SyntheticAcceptance>) -> Self {
+        Self { chooser: Chooser::new(), tokenizer_size, synthetic_acceptance }
+    }
+
     /// Continues or completes a request: afterwards its `input` is what to forward next.
     fn select(&mut self, request: &mut Active, forward: &Forward, sequence: usize) {
         let input = mem::take(&mut request.input);

@@ -75,6 +75,8 @@ fn the_help_names_every_flag_its_variable_and_its_default() {
         ("--max-output-tokens", "OUTRIDER_MAX_OUTPUT_TOKENS", "1048576"),
         ("--max-gamma", "OUTRIDER_MAX_GAMMA", "32"),
         ("--queue-depth", "OUTRIDER_QUEUE_DEPTH", "64"),
+        ("--admission-timeout", "OUTRIDER_ADMISSION_TIMEOUT", "10s"),
+        ("--kv-bytes", "OUTRIDER_KV_BYTES", "4294967296"),
         ("--grace", "OUTRIDER_GRACE", "10s"),
     ];
     for (flag, variable, default) in flags {
@@ -208,6 +210,8 @@ async fn the_variables_configure_a_service_that_stops_at_a_signal() {
         ("OUTRIDER_MAX_OUTPUT_TOKENS", "800"),
         ("OUTRIDER_MAX_GAMMA", "3"),
         ("OUTRIDER_QUEUE_DEPTH", "11"),
+        ("OUTRIDER_ADMISSION_TIMEOUT", "3s"),
+        ("OUTRIDER_KV_BYTES", "1000000000"),
         ("OUTRIDER_GRACE", "1s"),
     ]);
     let running = Running::spawn(&mut command);
@@ -217,6 +221,7 @@ async fn the_variables_configure_a_service_that_stops_at_a_signal() {
     assert!(described.device.ends_with(" 1 threads"), "{}", described.device);
     assert_eq!((limits.max_sessions, limits.max_gamma, limits.queue_depth), (7, 3, 11));
     assert_eq!((limits.max_prompt_tokens, limits.max_output_tokens), (900, 800));
+    assert_eq!(limits.kv_bytes, 1_000_000_000);
     running.stop("TERM").succeeded();
 }
 

@@ -15,6 +15,9 @@ use crate::Error;
 /// The coordinator ends its sessions before it stops the services.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// Sessions open at once.
+const MOST_SESSIONS: usize = 65_536;
+
 /// What the services serve.
 #[derive(Clone, Debug)]
 pub struct Models {
@@ -136,7 +139,8 @@ impl Serve {
             Side::Target => (names::service::TARGET, "target-model"),
         };
         let prepared = async {
-            let limits = Limits::default();
+            // Its one client bounds its own sessions, and memory does.
+            let limits = Limits { max_sessions: MOST_SESSIONS, ..Limits::default() };
             let worker = ::service::load(thread, source, compute, limits, synthetic_acceptance).await?;
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let url = format!("http://{}", listener.local_addr()?);

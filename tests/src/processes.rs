@@ -130,6 +130,11 @@ impl Process {
         Ok(())
     }
 
+    /// Its number at the system, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Where it listens.
     pub fn address(&self) -> &str {
         &self.address

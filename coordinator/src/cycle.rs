@@ -1,5 +1,8 @@
 //! The loop of speculative decoding (Leviathan et al. 2023, algorithm 1, with the target's own choices as the output):
 //! propose γ tokens → verify them in one pass of the target → commit `accepted + 1` tokens.
+//!
+//! A target that is lost is replaced: another replica, or the same started anew, opens with all committed tokens, and its
+//! first token is the one that the lost verdict would have begun with.
 
 use std::{
     future::{self, Future},
@@ -15,6 +18,7 @@ use telemetry::{
     names::{convention, span, spec},
 };
 
+mod failover;
 mod record;
 
 pub use record::{Cycle, Leg, Run, StopReason};
@@ -195,8 +199,7 @@ impl<'a> Generation<'a> {
             }
         }
         let open = self.open(&self.prefill_span);
-        let (target, first) = TargetLink::open(&self.pair.target, open, self.deadlines.target).await?;
-        self.target = Some(target);
+        let first = self.open_target(open).await?;
         self.time_to_first_token = Some(self.begun.elapsed());
         Ok(self.emit(&Verdict { accepted: 0, tokens: vec![first] }))
     }
@@ -214,8 +217,15 @@ impl<'a> Generation<'a> {
     /// One cycle: propose → verify → commit.
     async fn cycle(&mut self) -> Step {
         let mut cycle = Cycle::begin(self.cycles.len() as u64 + 1, self.span.child(span::CYCLE));
-        let proposal = self.propose(&mut cycle).await;
-        let verdict = self.verify(&mut cycle, &proposal).await?;
+        let mut proposal = self.propose(&mut cycle).await;
+        let verdict = match self.verify(&mut cycle, &proposal).await {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                // What was proposed goes unverified.
+                proposal.clear();
+                self.fail_over(&mut cycle, error).await?
+            }
+        };
         Ok(self.commit(cycle, &proposal, &verdict))
     }
 
@@ -244,9 +254,13 @@ impl<'a> Generation<'a> {
 
     /// The target's verdict on `proposal`, from one forward pass.
     async fn verify(&mut self, cycle: &mut Cycle, proposal: &[TokenId]) -> Result<Verdict, Error> {
+        let sent = Instant::now();
         let target = self.target.as_mut().expect("the prefill has opened the session");
         let verified = target.verify(cycle.number, self.committed.len(), proposal, &cycle.span).await;
-        let (verdict, leg) = verified.inspect_err(|error| cycle.span.fail(error))?;
+        let (verdict, leg) = verified.inspect_err(|error| {
+            cycle.target = Leg::waited(sent);
+            cycle.span.fail(error);
+        })?;
         cycle.target = leg;
         Ok(verdict)
     }

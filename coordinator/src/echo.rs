@@ -23,7 +23,7 @@ use tonic::{
     transport::{Channel, Server, server::TcpIncoming},
 };
 
-use crate::{Error, pairing};
+use crate::{Error, replicas};
 
 /// Round trips of one measurement.
 const ROUND_TRIPS: usize = 64;
@@ -50,7 +50,7 @@ impl Echo {
             })
         };
         thread::Builder::new().name("echo".to_owned()).spawn(serve).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { channel: pairing::channel("echo", &format!("http://{address}"))? })
+        Ok(Self { channel: replicas::channel("echo", &format!("http://{address}"))? })
     }
 
     /// Round trips of a `Propose` for γ tokens, each with the answer that a draft would give.

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use speculative::InvalidSampling;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// Why a request failed. A draft that fails is none of these: it costs speed only.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +152,17 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
+}
+
+impl Error {
+    /// Whether another replica of the target may do better.
+    pub(crate) fn is_replicas_own(&self) -> bool {
+        match self {
+            Self::Target { status, .. } => status.code() != Code::InvalidArgument,
+            Self::TargetDeadline { .. } | Self::Protocol { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// A status in a few words: its message, and the transport's own reason where tonic hides that in the source.

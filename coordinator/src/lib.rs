@@ -21,6 +21,7 @@ pub mod embedded;
 mod error;
 mod link;
 pub mod pairing;
+mod replicas;
 pub mod report;
 pub mod serve;
 pub mod sidecar;

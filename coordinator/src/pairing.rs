@@ -4,15 +4,11 @@ use std::time::Duration;
 
 use proto::v1::{DescribeRequest, DescribeResponse, Role, TokenizerRequest, model_service_client::ModelServiceClient};
 use speculative::roofline::Roofs;
-use telemetry::server::KEEPALIVE;
 use tokenizer::Tokenizer;
 use tokio::{task, time};
-use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Status, transport::Channel};
 
-use crate::{Error, error};
+use crate::{Error, error, replicas::Replicas};
 
 /// How long `Describe` may take, measuring the roofs included.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,10 +28,10 @@ pub struct Deadlines {
     pub target: Duration,
 }
 
-/// One model service: its connection and what it says of itself.
+/// One side's model service: what it says of itself, and the places where it is served.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// Its address as given.
+    /// Its address; of several replicas, that of the first that answered.
     pub url: String,
     /// Draft or target, for messages.
     pub side: &'static str,
@@ -43,20 +39,20 @@ pub struct Service {
     pub channel: Channel,
     /// Its answer to `Describe`.
     pub description: DescribeResponse,
+    /// All places where it is served.
+    pub(crate) replicas: Replicas,
 }
 
 impl Service {
-    /// Connects to the service at `url` and asks who it is; with `measure_roofs` it measures them first if it is idle.
+    /// Connects to the service at `urls`, one or several with commas between them, and asks who it is; with
+    /// `measure_roofs` it measures them first if it is idle.
     ///
     /// # Errors
-    /// An address that cannot be used or a service that does not answer.
-    pub async fn connect(side: &'static str, url: &str, measure_roofs: bool) -> Result<Self, Error> {
-        let channel = channel(side, url)?;
-        let description = describe(&channel, measure_roofs).await.map_err(|status| {
-            let (url, status) = (url.to_owned(), Box::new(status));
-            Error::Unreachable { side, url, status }
-        })?;
-        Ok(Self { url: url.to_owned(), side, channel, description })
+    /// An address that cannot be used, or no service that answers.
+    pub async fn connect(side: &'static str, urls: &str, measure_roofs: bool) -> Result<Self, Error> {
+        let replicas = Replicas::new(side, urls)?;
+        let (url, channel, description) = replicas.first(measure_roofs).await?;
+        Ok(Self { url, side, channel, description, replicas })
     }
 
     /// Has the service measure its roofs, which it does when no session is open. `None` where it cannot say.
@@ -69,9 +65,9 @@ impl Service {
         })
     }
 
-    /// Whether the service answers now, within `limit`.
+    /// Whether any replica answers now, within `limit`.
     pub async fn answers(&self, limit: Duration) -> bool {
-        matches!(time::timeout(limit, describe(&self.channel, false)).await, Ok(Ok(_)))
+        self.replicas.any_answers(limit).await
     }
 
     fn supported(&self, role: Role) -> Result<(), Error> {
@@ -173,17 +169,6 @@ impl Pair {
     }
 }
 
-/// Whether a draft that has come back may propose to `target` again.
-pub(crate) async fn fits_again(draft: &Service, target: &DescribeResponse) -> Result<(), Status> {
-    let description = describe(&draft.channel, false).await?;
-    let same = description.tokenizer_fingerprint == target.tokenizer_fingerprint
-        && description.protocol_version == target.protocol_version;
-    match same {
-        true => Ok(()),
-        false => Err(Status::failed_precondition("the draft came back with another tokenizer or protocol")),
-    }
-}
-
 fn fits(draft: &Service, target: &Service) -> Result<(), Error> {
     let (one, other) = (&draft.description, &target.description);
     let equal = |what, equal, of: fn(&DescribeResponse) -> String| match equal {
@@ -208,26 +193,8 @@ pub(crate) fn tokenizer(description: &DescribeResponse) -> String {
     format!("{} {}", description.tokenizer_name, description.tokenizer_fingerprint).trim_start().to_owned()
 }
 
-/// A channel that connects when it is first used and again whenever the connection is lost.
-pub(crate) fn channel(side: &'static str, url: &str) -> Result<Channel, Error> {
-    let bad = |problem: String| Error::Address { side, url: url.to_owned(), problem };
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(error.to_string()))?;
-    if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().authority().is_none() {
-        return Err(bad("it is not an http URL".to_owned()));
-    }
-    if endpoint.uri().port_u16().is_none_or(|port| port == 0) {
-        return Err(bad("it has no port from 1 to 65535".to_owned()));
-    }
-    Ok(endpoint
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true)
-        .connect_lazy())
-}
-
-async fn describe(channel: &Channel, measure_roofs: bool) -> Result<DescribeResponse, Status> {
+/// What the service behind `channel` says of itself.
+pub(crate) async fn describe(channel: &Channel, measure_roofs: bool) -> Result<DescribeResponse, Status> {
     let mut client = ModelServiceClient::new(channel.clone());
     let call = client.describe(DescribeRequest { measure_roofs });
     match time::timeout(DESCRIBE_TIMEOUT, call).await {

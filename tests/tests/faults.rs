@@ -223,7 +223,8 @@ async fn a_silent_draft_is_waited_for_once() {
 
 /// With a draft and without one.
 #[tokio::test]
-async fn a_target_that_is_killed_is_a_clear_error_at_once() {
+async fn a_target_that_is_killed_for_good_is_a_clear_error() {
+    let deadlines = Deadlines { target: Duration::from_secs(1), ..PATIENT };
     for gamma in [0, 4] {
         let Embedded { draft, mut target, pair } = Embedded::start().await;
         let asked = request("ROMEO:", sampled(0.8, 29), 1500, gamma);
@@ -234,7 +235,7 @@ async fn a_target_that_is_killed_is_a_clear_error_at_once() {
                 target.kill();
             }
         };
-        let failed = within(LONG, watch(&pair, &asked, PATIENT, grim)).await;
+        let failed = within(LONG, watch(&pair, &asked, deadlines, grim)).await;
         let (characters, killed) = seen;
         assert!(killed.elapsed() < PROMPTLY);
         match failed {

@@ -123,12 +123,38 @@ async fn a_draft_process_that_is_killed_and_restarted_changes_nothing() -> Resul
     Ok(())
 }
 
-/// SIGKILL to the target: exit status 1, an error that says so, at once.
+/// SIGKILL to one target in the middle of a run, then to the other, while the first comes back: the text has no gap and no
+/// repetition.
+#[tokio::test]
+async fn targets_that_are_killed_one_after_the_other_change_nothing() -> Result<()> {
+    let start = || Process::start("target-svc", &[]);
+    let (draft, mut first, mut second) = tokio::try_join!(Process::start("draft-svc", &[]), start(), start())?;
+    let (address, to_draft) = (first.address().to_owned(), draft.url());
+    let to_targets = format!("{},{}", first.url(), second.url());
+    let length = ["--max-tokens", "1800"];
+    let services = ["--draft", &to_draft, "--target", &to_targets];
+    let mut run = Outrider::start(&[&["generate", PROMPT], &services[..], &length].concat())?;
+    let mut text = run.read(50).await?;
+    first.kill().await?;
+    text += &run.read(50).await?;
+    let first = Process::listening("target-svc", &address, &[]).await?;
+    second.kill().await?;
+    assert!(run.is_running()?, "both kills fell into the run");
+    let outcome = run.finish().await?;
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.matches("another replica of the target is looked for").count(), 2, "{}", outcome.stderr);
+    text += &outcome.stdout;
+    assert_eq!(text.strip_suffix('\n'), alone(&length).await?["text"].as_str());
+    drop(first);
+    Ok(())
+}
+
+/// SIGKILL to the only target: exit status 1, an error that says so, when its deadline is over.
 #[tokio::test]
 async fn a_target_process_that_is_killed_is_a_clear_error() -> Result<()> {
     let (draft, mut target) = tokio::try_join!(Process::start("draft-svc", &[]), Process::start("target-svc", &[]))?;
     let (to_draft, to_target) = (draft.url(), target.url());
-    let services = ["--draft", &to_draft, "--target", &to_target, "--max-tokens", "1800"];
+    let services = ["--draft", &to_draft, "--target", &to_target, "--max-tokens", "1800", "--target-deadline", "2s"];
     let mut run = Outrider::start(&[&["generate", PROMPT], &services[..]].concat())?;
     run.read(50).await?;
     let begun = Instant::now();

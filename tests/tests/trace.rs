@@ -15,6 +15,7 @@ mod untraced;
 use std::process::Command;
 
 use outrider_tests::{
+    cluster::eventually,
     otlp::{Receiver, Trace},
     processes::binary,
 };
@@ -75,6 +76,30 @@ async fn through_three_processes(flags: &[&str]) -> (Trace, Value) {
 async fn a_request_through_three_processes_is_one_whole_tree() {
     let (trace, report) = through_three_processes(&["--max-tokens", "64"]).await;
     tree::assert_whole(&trace, &report);
+}
+
+/// A target that is killed in the middle of a run: the attempts to go on are in the trace, the last one with the session
+/// that it opened.
+#[tokio::test]
+async fn a_failover_is_in_the_trace() {
+    let receiver = Receiver::start().await.expect("a receiver");
+    let service = || Running::spawn(exporting("target-svc", &receiver.endpoint()).args(["--listen", "127.0.0.1:0"]));
+    let (first, second) = (service(), service());
+    tokio::join!(first.describe(), second.describe());
+    let mut outrider = exporting("outrider", &receiver.endpoint());
+    let targets = format!("{},{}", first.url(), second.url());
+    outrider.args(["generate", "ROMEO:", "--json", "--ar", "--max-tokens", "1800", "--target", &targets]);
+    let running = tokio::spawn(finish(outrider));
+    eventually("the run is under way", || !receiver.spans().is_empty()).await;
+    drop(first);
+    let report = report(&running.await.expect("a run").succeeded());
+    let trace = receiver.trace(report["trace_id"].as_str().expect("a trace")).await;
+    let root = trace.root();
+    let attempts = trace.named(root, "failover");
+    assert!(!attempts.is_empty(), "{trace}");
+    let last = attempts.last().expect("an attempt");
+    assert_eq!(trace.named(last, "prefill").len(), 1, "the session that was opened: {trace}");
+    stop(second).await.succeeded();
 }
 
 /// Ends in cycles that want fewer tokens than γ, or none.

@@ -147,11 +147,12 @@ impl SamplingArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Services")]
 pub(super) struct ServiceArgs {
-    /// The draft's address, http://HOST:PORT; without addresses both models live in this process
+    /// The draft's address, http://HOST:PORT, or several with commas between them; without addresses both models live in
+    /// this process
     #[arg(long, value_name = "URL", env = "OUTRIDER_DRAFT")]
     pub(super) draft: Option<String>,
 
-    /// The target's address, http://HOST:PORT
+    /// The target's address, http://HOST:PORT, or several with commas between them, of which any may take over from another
     #[arg(long, value_name = "URL", env = "OUTRIDER_TARGET")]
     pub(super) target: Option<String>,
 
@@ -163,7 +164,7 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true, default_value = "1s", value_parser = duration)]
     draft_deadline: Duration,
 
-    /// How long the target may take before it counts as gone
+    /// How long the target may take before it counts as gone, and for how long another one is looked for then
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true, default_value = "30s", value_parser = duration)]
     target_deadline: Duration,
 

@@ -18,7 +18,7 @@ use tokio::{
 use tonic::Status;
 
 use super::{Duplex, leg, trace_context};
-use crate::{Leg, Service, pairing};
+use crate::{Leg, Service, replicas::Placed};
 
 /// The first pause before a lost session is reopened; it doubles with every failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -47,10 +47,13 @@ enum State {
     Down { retry_at: Instant },
 }
 
+type Messages = Duplex<DraftSessionRequest, DraftSessionResponse>;
+
 struct Stream {
-    duplex: Duplex<DraftSessionRequest, DraftSessionResponse>,
+    duplex: Messages,
     /// Committed tokens that the draft knows.
     known_len: usize,
+    placed: Placed,
 }
 
 /// The unanswered `Propose`.
@@ -130,6 +133,7 @@ impl DraftLink {
                 Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
             }
             Ok(Err(status)) => {
+                stream.placed.failed();
                 self.lost(&status);
                 Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
             }
@@ -154,12 +158,13 @@ impl DraftLink {
                 Ok(true) => State::Ready(stream),
                 Ok(false) => State::Late(stream, asked),
                 Err(status) => {
+                    stream.placed.failed();
                     self.lost(&status);
                     return;
                 }
             },
             State::Down { retry_at } if retry_at <= Instant::now() => {
-                State::Opening(tokio::spawn(reopen_stream(self.service.clone(), self.target.clone(), open())))
+                State::Opening(tokio::spawn(open_stream(self.service.clone(), open())))
             }
             unchanged => unchanged,
         };
@@ -251,24 +256,29 @@ impl Stream {
     }
 }
 
-async fn reopen_stream(service: Service, target: DescribeResponse, open: v1::Open) -> Result<Stream, Status> {
-    pairing::fits_again(&service, &target).await?;
-    let Ok(stream) = time::timeout(OPENING_LIMIT, open_stream(service, open)).await else {
-        return Err(Status::deadline_exceeded("the draft does not open the session"));
-    };
-    let stream = stream?;
-    tracing::info!("the draft is back");
-    Ok(stream)
+async fn open_stream(service: Service, open: v1::Open) -> Result<Stream, Status> {
+    let placed = service.replicas.place(&[]).await?;
+    let opened = time::timeout(OPENING_LIMIT, open_on(&service, &placed, open)).await;
+    match opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("the draft does not open the session"))) {
+        Ok((duplex, known_len)) => Ok(Stream { duplex, known_len, placed }),
+        Err(status) => {
+            placed.failed();
+            Err(status)
+        }
+    }
 }
 
-async fn open_stream(service: Service, open: v1::Open) -> Result<Stream, Status> {
+async fn open_on(service: &Service, placed: &Placed, open: v1::Open) -> Result<(Messages, usize), Status> {
     let known_len = open.tokens.len();
-    let mut client = DraftServiceClient::new(service.channel);
+    let mut client = DraftServiceClient::new(placed.channel());
     let message = Some(draft_session_request::Message::Open(open));
     let call = async |requests| client.draft_session(requests).await;
     let mut duplex = Duplex::open(DraftSessionRequest { message }, call).await?;
     match duplex.next().await?.message {
-        Some(draft_session_response::Message::Opened(_)) => Ok(Stream { duplex, known_len }),
+        Some(draft_session_response::Message::Opened(opened)) => {
+            service.replicas.confirm(placed, &opened.incarnation_id).await?;
+            Ok((duplex, known_len))
+        }
         _ => Err(Status::internal("open was not answered by opened")),
     }
 }

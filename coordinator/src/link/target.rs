@@ -1,4 +1,4 @@
-//! The session with the target. Its loss ends the request.
+//! The session with one replica of the target.
 
 use std::time::{Duration, Instant};
 
@@ -12,41 +12,70 @@ use tokio::time;
 use tonic::Status;
 
 use super::{Duplex, leg, trace_context};
-use crate::{Error, Leg, Service};
+use crate::{Error, Leg, Service, replicas::Placed};
 
 /// One session with the target.
 pub(crate) struct TargetLink {
-    duplex: Duplex<TargetSessionRequest, TargetSessionResponse>,
+    duplex: Messages,
     deadline: Duration,
     tokenizer_size: u32,
+    placed: Placed,
 }
 
+type Messages = Duplex<TargetSessionRequest, TargetSessionResponse>;
+
 impl TargetLink {
-    /// Opens the session; gives the first token.
-    pub(crate) async fn open(service: &Service, open: v1::Open, deadline: Duration) -> Result<(Self, TokenId), Error> {
+    /// Opens the session on a replica that is not among those to avoid; gives the first token. A replica that fails to is
+    /// added to them.
+    pub(crate) async fn open(
+        service: &Service,
+        open: v1::Open,
+        deadline: Duration,
+        avoided: &mut Vec<String>,
+    ) -> Result<(Self, TokenId), Error> {
+        let committed = open.tokens.len();
+        let placed = service.replicas.place(avoided).await;
+        let placed = placed.map_err(|status| Error::Target { committed, status: Box::new(status) })?;
+        let opened = match time::timeout(deadline, Self::open_on(service, &placed, open)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Error::TargetDeadline { committed, deadline_s: deadline.as_secs_f64() }),
+        };
+        match opened {
+            Ok((duplex, token)) => {
+                let tokenizer_size = service.description.tokenizer_size;
+                Ok((Self { duplex, deadline, tokenizer_size, placed }, token))
+            }
+            Err(error) => {
+                placed.failed();
+                avoided.push(placed.url().to_owned());
+                Err(error)
+            }
+        }
+    }
+
+    async fn open_on(service: &Service, placed: &Placed, open: v1::Open) -> Result<(Messages, TokenId), Error> {
         let committed = open.tokens.len();
         let lost = |status| Error::Target { committed, status: Box::new(status) };
-        let mut client = TargetServiceClient::new(service.channel.clone());
-        let opening = async {
-            let message = Some(target_session_request::Message::Open(open));
-            let call = async |requests| client.target_session(requests).await;
-            let mut duplex = Duplex::open(TargetSessionRequest { message }, call).await.map_err(lost)?;
-            let answer = duplex.next().await.map_err(lost)?;
-            Ok::<_, Error>((duplex, answer))
-        };
-        let Ok(opened) = time::timeout(deadline, opening).await else {
-            return Err(Error::TargetDeadline { committed, deadline_s: deadline.as_secs_f64() });
-        };
-        let (duplex, answer) = opened?;
-        let tokenizer_size = service.description.tokenizer_size;
-        match answer.message {
-            Some(target_session_response::Message::Opened(v1::Opened { first_token: Some(token), .. }))
-                if token < tokenizer_size =>
-            {
-                Ok((Self { duplex, deadline, tokenizer_size }, token))
-            }
-            _ => Err(Error::Protocol { committed, what: "open was not answered by a first token".to_owned() }),
+        let mut client = TargetServiceClient::new(placed.channel());
+        let message = Some(target_session_request::Message::Open(open));
+        let call = async |requests| client.target_session(requests).await;
+        let mut duplex = Duplex::open(TargetSessionRequest { message }, call).await.map_err(lost)?;
+        match duplex.next().await.map_err(lost)?.message {
+            Some(target_session_response::Message::Opened(opened)) => match opened.first_token {
+                Some(token) if token < service.description.tokenizer_size => {
+                    service.replicas.confirm(placed, &opened.incarnation_id).await.map_err(lost)?;
+                    Ok((duplex, token))
+                }
+                _ => Err(Error::Protocol { committed, what: "open was not answered by a first token".to_owned() }),
+            },
+            _ => Err(Error::Protocol { committed, what: "open was not answered by opened".to_owned() }),
         }
+    }
+
+    /// Has the replica described again before it gets another session; gives its address.
+    pub(crate) fn abandon(self) -> String {
+        self.placed.failed();
+        self.placed.url().to_owned()
     }
 
     /// Has the target verify `proposed` after `base_len` committed tokens.

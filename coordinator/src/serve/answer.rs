@@ -2,7 +2,6 @@
 
 use std::{
     future::{self, Future},
-    hash::{BuildHasher, RandomState},
     sync::Arc,
 };
 
@@ -24,7 +23,7 @@ use super::{
     parse::{self, Asked, Endpoint},
     stream,
 };
-use crate::{Run, generate_paced, text::Piece};
+use crate::{Run, generate_paced, replicas::random, text::Piece};
 
 /// A request that is let in.
 #[derive(Debug)]
@@ -68,11 +67,6 @@ async fn read(app: &App, request: Request) -> Result<Bytes, Refusal> {
         },
         Err(_) => Err(Refusal::SlowBody { limit }),
     }
-}
-
-/// 64 bits that nobody foresees.
-fn random() -> u64 {
-    RandomState::new().hash_one(())
 }
 
 impl Job {

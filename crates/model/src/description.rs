@@ -13,6 +13,8 @@ pub struct Description {
     pub name: String,
     /// SHA-256 over geometry and weights, hexadecimal: equal for equal models, wherever their files lie.
     pub fingerprint: String,
+    /// SHA-256 over the bits of the logits of a built-in probe, hexadecimal: equal where outputs are.
+    pub arithmetic: String,
     /// Text to tokens and back. Logits from its size on belong to padding and are to be masked.
     pub tokenizer: Tokenizer,
     /// Logits of a row.

@@ -5,9 +5,12 @@
 use std::slice;
 use std::sync::{Arc, Mutex};
 
+use sha2::{Digest, Sha256};
+use speculative::TokenId;
 use speculative::roofline::Roofs;
 
 use crate::cost::{self, Part, WeightBytes};
+use crate::description::hex;
 use crate::geometry::Mlp;
 use crate::kernels::attention::{Attention, Projections};
 use crate::kernels::matmul::{self, Sink, matmul};
@@ -19,6 +22,10 @@ use crate::{Compute, Decoder, Description, Error, Forward, Geometry, KvCache, Lo
 
 #[cfg(test)]
 mod tests;
+
+/// The probe behind the arithmetic's fingerprint: this many rows, whose tokens are multiples of a prime.
+const PROBE_ROWS: usize = 16;
+const PROBE_STEP: usize = 7919;
 
 /// A model in memory, ready to forward.
 pub struct Transformer {
@@ -33,7 +40,9 @@ pub struct Transformer {
 impl Transformer {
     /// Reads and checks a model. It will compute on `compute`, which other models may share.
     pub fn load(source: &Source, compute: Arc<Compute>) -> Result<Transformer, LoadError> {
-        Ok(Transformer::new(load(source)?, compute))
+        let mut transformer = Transformer::new(load(source)?, compute);
+        transformer.description.arithmetic = transformer.arithmetic();
+        Ok(transformer)
     }
 
     pub(crate) fn new(loaded: Loaded, compute: Arc<Compute>) -> Transformer {
@@ -41,6 +50,7 @@ impl Transformer {
         let description = Description {
             name,
             fingerprint,
+            arithmetic: String::new(),
             tokenizer,
             vocab_size: geometry.vocab_size,
             context: geometry.context,
@@ -53,6 +63,21 @@ impl Transformer {
         let state = State::new(&geometry, compute.threads());
         let weight_bytes = WeightBytes::of(&weights);
         Transformer { description, geometry, weights, weight_bytes, compute, state }
+    }
+
+    /// A fingerprint of the logits that a fixed sequence gives, all rows of it.
+    fn arithmetic(&mut self) -> String {
+        let ids = self.geometry.vocab_size.min(self.description.tokenizer.size());
+        let tokens = (1..).map(|i| (i * PROBE_STEP % ids) as TokenId);
+        let tokens: Vec<TokenId> = tokens.take(PROBE_ROWS.min(self.geometry.context)).collect();
+        let mut cache = self.new_cache();
+        let probe = Rows { cache: &mut cache, tokens: &tokens, logits_from: 0 };
+        let forward = self.forward(&mut [probe]).expect("a sequence within the context and the vocabulary");
+        let mut digest = Sha256::new();
+        for row in 0..forward.rows(0) {
+            forward.row(0, row).iter().for_each(|logit| digest.update(logit.to_bits().to_le_bytes()));
+        }
+        hex(digest)
     }
 
     /// The model's sizes and parts.

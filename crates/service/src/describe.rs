@@ -56,6 +56,12 @@ impl ModelService for Describe {
                 max_message_bytes: MAX_MESSAGE_BYTES,
                 kv_bytes: limits.kv_bytes,
             }),
+            arithmetic_fingerprint: model.arithmetic.clone(),
+            incarnation_id: self.host.incarnation().to_owned(),
+            load: Some(v1::Load {
+                open_sessions: worker.open_sessions() as u32,
+                waiting_sessions: worker.waiting_sessions() as u32,
+            }),
             tokenizer_name: model.tokenizer.name().to_owned(),
             synthetic: model.synthetic,
             synthetic_acceptance: worker.synthetic_acceptance().map(SyntheticAcceptance::rate),

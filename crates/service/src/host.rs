@@ -3,6 +3,7 @@
 use std::{
     fmt::Display,
     future::Future,
+    hash::{BuildHasher, RandomState},
     io::{self, Write},
     process::ExitCode,
     sync::{Arc, OnceLock},
@@ -43,13 +44,15 @@ pub struct Host {
     tracer: Tracer,
     closing: Closing,
     switch: watch::Sender<bool>,
+    incarnation: Arc<str>,
 }
 
 impl Host {
     /// A host whose model is still to come.
     pub fn new(tracer: Tracer) -> Self {
         let (switch, closing) = Closing::channel();
-        Self { worker: Arc::default(), tracer, closing, switch }
+        let incarnation = format!("{:016x}", RandomState::new().hash_one(())).into();
+        Self { worker: Arc::default(), tracer, closing, switch, incarnation }
     }
 
     /// The model's handle.
@@ -58,6 +61,11 @@ impl Host {
     /// `UNAVAILABLE` while it is loading.
     pub fn worker(&self) -> Result<&Worker, Status> {
         self.worker.get().ok_or_else(|| Status::unavailable("the model is still loading"))
+    }
+
+    /// Tells this service apart from the one that was at its address before.
+    pub fn incarnation(&self) -> &str {
+        &self.incarnation
     }
 
     /// Makes the spans of this service.

@@ -92,7 +92,7 @@ async fn exchange<R: Role>(
     };
     let Some(first) = first? else { return Ok(()) };
     let mut desk = Desk { tracer: host.tracer().clone(), method: R::METHOD, last_answered: 0 };
-    let (mut role, opened) = open::<R>(host.worker()?, first, &desk).await?;
+    let (mut role, opened) = open::<R>(host, first, &desk).await?;
     send(outbox, opened).await?;
     while let Some(request) = requests.message().await? {
         if let Some(answer) = role.answer(request, &mut desk).await? {
@@ -102,7 +102,8 @@ async fn exchange<R: Role>(
     Ok(())
 }
 
-async fn open<R: Role>(worker: &Worker, first: R::Request, desk: &Desk) -> Result<(R, R::Response), Status> {
+async fn open<R: Role>(host: &Host, first: R::Request, desk: &Desk) -> Result<(R, R::Response), Status> {
+    let worker = host.worker()?;
     let Some(open) = R::as_open(first) else {
         return Err(Status::invalid_argument("the first message of a session must be open"));
     };
@@ -117,6 +118,7 @@ async fn open<R: Role>(worker: &Worker, first: R::Request, desk: &Desk) -> Resul
         first_token: answer.tokens.first().copied(),
         base_len: role.base_len() as u32,
         cost: Some(exchange.cost(&answer.cost)),
+        incarnation_id: host.incarnation().to_owned(),
     };
     Ok((role, R::opened(opened)))
 }

@@ -16,6 +16,8 @@ pub mod span {
     pub const GENERATE: &str = "generate";
     /// Opening both sessions; in the services, the prefill of one.
     pub const PREFILL: &str = "prefill";
+    /// An attempt to have another replica of the target take over, or the same one started anew.
+    pub const FAILOVER: &str = "failover";
     /// One cycle.
     pub const CYCLE: &str = "cycle";
     /// The draft's part of a cycle, message in to message out.
@@ -68,6 +70,8 @@ pub mod spec {
     pub const ACCEPTED: &str = "outrider.spec.accepted";
     /// Committed tokens after the cycle.
     pub const BASE_LEN: &str = "outrider.spec.base_len";
+    /// Number of an attempt to go on with another replica, from 1.
+    pub const ATTEMPT: &str = "outrider.spec.attempt";
     /// Why a message was refused.
     pub const REJECTED: &str = "outrider.spec.rejected";
     /// Whether the draft missed its deadline or was away.

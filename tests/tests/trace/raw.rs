@@ -129,7 +129,7 @@ impl TargetService for Raw {
                     wire.keep(open.trace);
                     let base_len = open.tokens.len() as u32 + 1;
                     let first_token = Some(98);
-                    target_session_response::Message::Opened(Opened { first_token, base_len, cost: None })
+                    target_session_response::Message::Opened(Opened { first_token, base_len, ..Opened::default() })
                 }
                 Some(target_session_request::Message::Verify(verify)) => {
                     wire.keep(verify.trace);

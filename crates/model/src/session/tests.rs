@@ -17,6 +17,7 @@ fn description() -> Description {
     Description {
         name: "made up".to_owned(),
         fingerprint: String::new(),
+        arithmetic: String::new(),
         tokenizer: tokenizer::Tokenizer::from_gguf(vocabulary).unwrap(),
         vocab_size: 128,
         context: CONTEXT,

@@ -1,0 +1,394 @@
+//! The places where one side's model is served: which of them gets a session, and which may take over another's.
+//!
+//! A session goes to the replica with the fewest, as `Describe` says and as this coordinator has placed since, and stays
+//! there. A host's name that resolves to several addresses stands for as many replicas; it is resolved anew every few
+//! seconds.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use proto::v1::{DescribeResponse, Role};
+use telemetry::server::KEEPALIVE;
+use tokio::{net::lookup_host, task::JoinSet, time};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint, Uri},
+};
+
+use crate::{Error, pairing};
+
+/// How old what a replica says of its load may be, and how long one that failed is passed over while there are others.
+const LOAD_AGE: Duration = Duration::from_secs(1);
+const FAILURE_AGE: Duration = Duration::from_secs(5);
+
+/// How long a replica may take to say what it is before a session is placed.
+const DESCRIBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the addresses of a name hold.
+const RESOLVED_AGE: Duration = Duration::from_secs(5);
+
+/// All replicas of one side. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Replicas(Arc<Inner>);
+
+struct Inner {
+    side: &'static str,
+    addresses: Vec<Address>,
+    /// What the others must equal to take over a session.
+    identity: OnceLock<DescribeResponse>,
+    replicas: Mutex<Vec<Arc<Replica>>>,
+    resolved: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// An address as it was given.
+struct Address {
+    url: String,
+    host: String,
+    port: u16,
+    endpoint: Endpoint,
+}
+
+/// One service.
+pub(crate) struct Replica {
+    url: String,
+    channel: Channel,
+    /// Sessions of this coordinator.
+    own: AtomicUsize,
+    /// What it said last, and when; a failure counts as well.
+    said: tokio::sync::Mutex<Option<(Instant, Result<Said, Status>)>>,
+    /// Whether it has gone wrong since it said so.
+    suspect: AtomicBool,
+    unfit: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Said {
+    description: DescribeResponse,
+    /// This coordinator's sessions on it at that time.
+    own: usize,
+}
+
+/// A session's place on a replica; it counts there until it is dropped.
+pub(crate) struct Placed {
+    replica: Arc<Replica>,
+    incarnation_id: Option<String>,
+}
+
+impl Replicas {
+    /// The replicas at `urls`, separated by commas.
+    pub(crate) fn new(side: &'static str, urls: &str) -> Result<Self, Error> {
+        let addresses = urls.split(',').map(|url| address(side, url.trim())).collect::<Result<_, _>>()?;
+        let (replicas, resolved) = (Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Self(Arc::new(Inner { side, addresses, identity: OnceLock::new(), replicas, resolved })))
+    }
+
+    /// The first that answers, in the order of the addresses. The others must equal it from now on.
+    pub(crate) async fn first(&self, measure_roofs: bool) -> Result<(String, Channel, DescribeResponse), Error> {
+        self.resolve().await;
+        let mut asked = JoinSet::new();
+        for (at, replica) in self.list().into_iter().enumerate() {
+            asked.spawn(async move { (at, pairing::describe(&replica.channel, measure_roofs).await, replica) });
+        }
+        let mut answers: Vec<_> = Vec::new();
+        while let Some(answer) = asked.join_next().await {
+            answers.extend(answer.ok());
+        }
+        answers.sort_by_key(|(at, ..)| *at);
+        let mut failed = None;
+        for (_, answer, replica) in answers {
+            match answer {
+                Ok(description) => {
+                    let description = self.0.identity.get_or_init(|| description).clone();
+                    let said = Said { description: description.clone(), own: 0 };
+                    *replica.said.lock().await = Some((Instant::now(), Ok(said)));
+                    return Ok((replica.url.clone(), replica.channel.clone(), description));
+                }
+                Err(status) => {
+                    tracing::debug!(url = replica.url, message = status.message(), "a replica does not answer");
+                    failed.get_or_insert((replica.url.clone(), status));
+                }
+            }
+        }
+        let (url, status) = failed.unwrap_or_else(|| {
+            (self.0.addresses[0].url.clone(), Status::unavailable("its name resolves to no address"))
+        });
+        Err(Error::Unreachable { side: self.0.side, url, status: Box::new(status) })
+    }
+
+    /// Whether any of them answers within `limit`.
+    pub(crate) async fn any_answers(&self, limit: Duration) -> bool {
+        self.resolve().await;
+        let mut asked = JoinSet::new();
+        for replica in self.list() {
+            asked.spawn(async move { time::timeout(limit, pairing::describe(&replica.channel, false)).await });
+        }
+        while let Some(answer) = asked.join_next().await {
+            if matches!(answer, Ok(Ok(Ok(_)))) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A place for a session on the least loaded replica that is there and fits, but for those at `avoided`.
+    ///
+    /// # Errors
+    /// None is left: why the last one is none.
+    pub(crate) async fn place(&self, avoided: &[String]) -> Result<Placed, Status> {
+        self.resolve().await;
+        let replicas = self.list();
+        if let [only] = &replicas[..]
+            && !avoided.contains(&only.url)
+            && !only.suspect.load(Relaxed)
+        {
+            // Nothing to choose; should it be another by now, the session's opening tells.
+            return Ok(only.clone().placed(only.incarnation_id().await));
+        }
+        let candidates: Vec<_> = replicas.into_iter().filter(|replica| !avoided.contains(&replica.url)).collect();
+        match self.least_loaded(&candidates, FAILURE_AGE).await {
+            Ok(placed) => Ok(placed),
+            // Those that were passed over may be back.
+            Err(_) => self.least_loaded(&candidates, Duration::ZERO).await,
+        }
+    }
+
+    async fn least_loaded(&self, candidates: &[Arc<Replica>], failure_age: Duration) -> Result<Placed, Status> {
+        let mut asked = JoinSet::new();
+        for (at, replica) in candidates.iter().cloned().enumerate() {
+            let replicas = self.clone();
+            asked.spawn(async move { (at, replicas.said(&replica, failure_age).await) });
+        }
+        let mut best: Option<(usize, usize, String)> = None;
+        let mut failed = Status::unavailable(format!("no {} is left", self.0.side));
+        let mut seen = HashSet::new();
+        let mut answers: Vec<_> = Vec::new();
+        while let Some(answer) = asked.join_next().await {
+            answers.extend(answer.ok());
+        }
+        answers.sort_by_key(|(at, _)| *at);
+        for (at, said) in answers {
+            match said {
+                // Two addresses of one service count once.
+                Ok(said) if seen.insert(said.description.incarnation_id.clone()) => {
+                    let load = candidates[at].load(&said);
+                    if best.as_ref().is_none_or(|(least, ..)| load < *least) {
+                        best = Some((load, at, said.description.incarnation_id));
+                    }
+                }
+                Ok(_) => {}
+                Err(status) => failed = status,
+            }
+        }
+        let (_, at, incarnation_id) = best.ok_or(failed)?;
+        Ok(candidates[at].clone().placed(Some(incarnation_id)))
+    }
+
+    /// What a replica says of itself, where it fits; as it said it last, if that is not too old.
+    async fn said(&self, replica: &Arc<Replica>, failure_age: Duration) -> Result<Said, Status> {
+        let mut last = replica.said.lock().await;
+        if let Some((at, said)) = &*last {
+            let (age, suspect) = (at.elapsed(), replica.suspect.load(Relaxed));
+            match said {
+                Ok(said) if age < LOAD_AGE && !suspect => return Ok(said.clone()),
+                Err(status) if age < failure_age => return Err(status.clone()),
+                _ => {}
+            }
+        }
+        let own = replica.own.load(Relaxed);
+        let answer = time::timeout(DESCRIBE_LIMIT, pairing::describe(&replica.channel, false)).await;
+        let said = match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it does not say what it is"))) {
+            Ok(description) => self.fits(replica, &description).map(|()| Said { description, own }),
+            Err(status) => Err(status),
+        };
+        replica.suspect.store(false, Relaxed);
+        *last = Some((Instant::now(), said.clone()));
+        said
+    }
+
+    /// Whether a replica may have sessions: its tokenizer and protocol, and a target's model and arithmetic, are those of
+    /// the first.
+    fn fits(&self, replica: &Replica, description: &DescribeResponse) -> Result<(), Status> {
+        let Some(identity) = self.0.identity.get() else { return Ok(()) };
+        type Of = fn(&DescribeResponse) -> String;
+        let all: [(&str, Of); 3] = [
+            ("role", |description| description.role().as_str_name().to_owned()),
+            ("protocol version", |description| description.protocol_version.to_string()),
+            ("tokenizer", |description| description.tokenizer_fingerprint.clone()),
+        ];
+        let targets: [(&str, Of); 2] = [
+            ("model", |description| description.model_fingerprint.clone()),
+            ("arithmetic", |description| description.arithmetic_fingerprint.clone()),
+        ];
+        let targets = if identity.role() == Role::Target { &targets[..] } else { &[] };
+        for (what, of) in all.iter().chain(targets) {
+            let (value, expected) = (of(description), of(identity));
+            if value != expected {
+                let problem = format!("its {what} is {value}, the first {}'s is {expected}", self.0.side);
+                if !replica.unfit.swap(true, Relaxed) {
+                    tracing::warn!(url = replica.url, problem, "a replica does not fit and gets no session");
+                }
+                return Err(Status::failed_precondition(problem));
+            }
+        }
+        replica.unfit.store(false, Relaxed);
+        Ok(())
+    }
+
+    /// Checks the service that has opened a session: where it was started anew since it was described, it is described
+    /// again.
+    pub(crate) async fn confirm(&self, placed: &Placed, incarnation_id: &str) -> Result<(), Status> {
+        if placed.incarnation_id.as_deref() == Some(incarnation_id) {
+            return Ok(());
+        }
+        placed.failed();
+        self.said(&placed.replica, Duration::ZERO).await.map(drop)
+    }
+
+    fn list(&self) -> Vec<Arc<Replica>> {
+        self.0.replicas.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Brings the list in line with what the names stand for now.
+    async fn resolve(&self) {
+        let mut resolved = self.0.resolved.lock().await;
+        if resolved.is_some_and(|at| at.elapsed() < RESOLVED_AGE) {
+            return;
+        }
+        let known = self.list();
+        let mut now: Vec<Arc<Replica>> = Vec::new();
+        for address in &self.0.addresses {
+            for (url, endpoint) in address.endpoints().await {
+                let known = known.iter().chain(&now).find(|replica| replica.url == url).cloned();
+                now.push(known.unwrap_or_else(|| Arc::new(Replica::new(url, &endpoint))));
+            }
+        }
+        if !now.is_empty() {
+            // A name that resolves to nothing for a moment leaves what is known.
+            *self.0.replicas.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            *resolved = Some(Instant::now());
+        }
+    }
+}
+
+impl fmt::Debug for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let urls: Vec<_> = self.0.addresses.iter().map(|address| &address.url).collect();
+        f.debug_struct("Replicas").field("side", &self.0.side).field("urls", &urls).finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    fn new(url: String, endpoint: &Endpoint) -> Self {
+        Self {
+            url,
+            channel: endpoint.connect_lazy(),
+            own: AtomicUsize::new(0),
+            said: tokio::sync::Mutex::default(),
+            suspect: AtomicBool::new(false),
+            unfit: AtomicBool::new(false),
+        }
+    }
+
+    /// Sessions on it, as far as that is known.
+    fn load(&self, said: &Said) -> usize {
+        let reported = said.description.load.unwrap_or_default();
+        let others = (reported.open_sessions + reported.waiting_sessions) as usize;
+        others.saturating_sub(said.own) + self.own.load(Relaxed)
+    }
+
+    async fn incarnation_id(&self) -> Option<String> {
+        let said = self.said.lock().await;
+        said.as_ref().and_then(|(_, said)| said.as_ref().ok()).map(|said| said.description.incarnation_id.clone())
+    }
+
+    fn placed(self: Arc<Self>, incarnation_id: Option<String>) -> Placed {
+        self.own.fetch_add(1, Relaxed);
+        Placed { replica: self, incarnation_id }
+    }
+}
+
+impl Placed {
+    /// The connection to the replica.
+    pub(crate) fn channel(&self) -> Channel {
+        self.replica.channel.clone()
+    }
+
+    /// The replica's address.
+    pub(crate) fn url(&self) -> &str {
+        &self.replica.url
+    }
+
+    /// Has the replica described again before it gets another session.
+    pub(crate) fn failed(&self) {
+        self.replica.suspect.store(true, Relaxed);
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        self.replica.own.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Address {
+    /// One for each address that the host stands for.
+    async fn endpoints(&self) -> Vec<(String, Endpoint)> {
+        if self.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok() {
+            return vec![(self.url.clone(), self.endpoint.clone())];
+        }
+        let addresses = match lookup_host((self.host.as_str(), self.port)).await {
+            Ok(addresses) => addresses.collect::<Vec<_>>(),
+            Err(error) => {
+                tracing::warn!(host = self.host, %error, "a name is not resolved");
+                Vec::new()
+            }
+        };
+        let origin = self.endpoint.uri().clone();
+        let endpoint = |address: std::net::SocketAddr| {
+            let url = format!("http://{address}");
+            let endpoint = Endpoint::from_shared(url.clone()).ok()?;
+            Some((url, tuned(endpoint).origin(origin.clone())))
+        };
+        addresses.into_iter().filter_map(endpoint).collect()
+    }
+}
+
+fn address(side: &'static str, url: &str) -> Result<Address, Error> {
+    let bad = |problem: &str| Error::Address { side, url: url.to_owned(), problem: problem.to_owned() };
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(&error.to_string()))?;
+    let uri: &Uri = endpoint.uri();
+    let (scheme, host) = (uri.scheme_str(), uri.host().map(str::to_owned));
+    let Some(host) = host.filter(|_| scheme == Some("http")) else { return Err(bad("it is not an http URL")) };
+    let Some(port) = uri.port_u16().filter(|&port| port != 0) else {
+        return Err(bad("it has no port from 1 to 65535"));
+    };
+    Ok(Address { url: url.to_owned(), host, port, endpoint: tuned(endpoint) })
+}
+
+/// A connection that is made when it is first used and again whenever it is lost.
+fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+}
+
+/// A connection to the one service at `url`.
+pub(crate) fn channel(side: &'static str, url: &str) -> Result<Channel, Error> {
+    Ok(address(side, url)?.endpoint.connect_lazy())
+}
+
+/// 64 bits that nobody foresees.
+pub(crate) fn random() -> u64 {
+    RandomState::new().hash_one(())
+}

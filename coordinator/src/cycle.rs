@@ -290,11 +290,21 @@ impl<'a> Generation<'a> {
 
     /// What a session starts from now.
     fn open(&self, span: &Span) -> v1::Open {
-        let Sampling { temperature, top_k, top_p, min_p, seed } = self.request.sampling;
+        let Sampling { temperature, top_k, top_p, min_p, seed, penalties } = self.request.sampling;
+        let sampling = v1::Sampling {
+            temperature,
+            top_k,
+            top_p: Some(top_p),
+            min_p,
+            seed,
+            presence_penalty: penalties.presence,
+            frequency_penalty: penalties.frequency,
+            repetition_penalty: Some(penalties.repetition),
+        };
         v1::Open {
             tokens: self.committed.clone(),
             prompt_len: self.request.prompt.len() as u32,
-            sampling: Some(v1::Sampling { temperature, top_k, top_p: Some(top_p), min_p, seed }),
+            sampling: Some(sampling),
             max_tokens: (self.longest - self.committed.len()) as u32,
             trace: trace_context(span),
         }

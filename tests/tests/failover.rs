@@ -8,7 +8,7 @@ use outrider_tests::cluster::{
     LONG, Node, PATIENT, alone, assert_same, decoders, eventually, model, pair, request, run, sampled, spawn, watch,
     within, worker,
 };
-use speculative::Sampling;
+use speculative::{Penalties, Sampling};
 use tonic::Code;
 
 /// Short, and yet nothing misses it that only waits for a busy machine.
@@ -57,7 +57,10 @@ async fn truth(asked: &Request) -> Run {
 #[tokio::test]
 async fn another_target_takes_over() {
     let draft = Node::draft(worker(EmbeddedModel::Draft));
-    for (gamma, sampling) in [(0, sampled(0.8, 61)), (4, sampled(0.8, 62)), (16, Sampling::greedy())] {
+    // With a penalty whoever takes over must know which tokens are the prompt's.
+    let penalties = Penalties { frequency: 0.2, repetition: 1.2, ..Penalties::NONE };
+    let penalised = Sampling { penalties, ..sampled(0.8, 62) };
+    for (gamma, sampling) in [(0, sampled(0.8, 61)), (4, penalised), (16, Sampling::greedy())] {
         let (mut first, second) = (target(), target());
         let pair = connect(&[&draft], &[&first, &second]).await;
         let asked = request("ROMEO:", sampling, 512, gamma);

@@ -4,7 +4,7 @@
 use coordinator::{Request, StopReason};
 use model::{EmbeddedModel, Limits};
 use outrider_tests::cluster::{Embedded, alone, assert_same, decoders, model, request, run, sampled, spawn};
-use speculative::Sampling;
+use speculative::{Penalties, Sampling};
 
 const TOKENS: usize = 512;
 
@@ -67,6 +67,36 @@ fn mixes(temperature: f64) -> [(&'static str, Sampling); 5] {
         ("JULIET:\n", Sampling { min_p: 0.05, ..p }),
         ("QUEEN MARGARET:\nO thou ", Sampling { top_k: 50, top_p: 0.95, min_p: 0.02, ..all }),
     ]
+}
+
+/// Each penalty, and all of them, on both models' rows: what a window holds already counts at its later rows.
+#[tokio::test]
+async fn penalised_output_is_the_targets_own() {
+    let presence = Penalties { presence: 1.5, ..Penalties::NONE };
+    let frequency = Penalties { frequency: 0.3, ..Penalties::NONE };
+    let repetition = Penalties { repetition: 1.3, ..Penalties::NONE };
+    let rewarded = Penalties { presence: -0.7, frequency: -0.1, repetition: 0.9 };
+    for (penalties, gammas) in [(presence, [1, 16]), (frequency, [4, 8]), (repetition, [2, 16]), (rewarded, [4, 16])] {
+        for temperature in [0.0, 0.8] {
+            let sampling = Sampling { penalties, ..sampled(temperature, 17) };
+            equals_ar(request(PARTING, sampling, 200, 0), &gammas).await;
+        }
+    }
+}
+
+/// The draft is penalised as the target is: it would be wrong far more often if it were not.
+#[tokio::test]
+async fn penalties_reach_the_draft() {
+    let embedded = Embedded::start().await;
+    let plain = request(PARTING, sampled(0.8, 18), 400, 4);
+    let penalties = Penalties { frequency: 0.5, ..Penalties::NONE };
+    let penalised = Request { sampling: Sampling { penalties, ..plain.sampling }, ..plain.clone() };
+    let (plain, penalised) = (run(&embedded.pair, &plain).await, run(&embedded.pair, &penalised).await);
+    assert_ne!(plain.text, penalised.text);
+    let letters = |run: &coordinator::Run| run.token_ids.iter().collect::<std::collections::BTreeSet<_>>().len();
+    assert!(letters(&penalised) > letters(&plain), "what was written often makes way for what was not");
+    let rate = penalised.acceptance.acceptance_rate().expect("proposals");
+    assert!(rate > 0.4, "{rate}");
 }
 
 /// A prompt of hundreds of tokens, of which the target writes the first ones itself.

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Args, builder::ArgPredicate};
-use speculative::Sampling;
+use speculative::{Penalties, Sampling};
 
 use crate::Deadlines;
 
@@ -132,6 +132,18 @@ pub(super) struct SamplingArgs {
     #[arg(long, value_name = "P", default_value = "0", allow_negative_numbers = true, value_parser = min_p)]
     min_p: f64,
 
+    /// Take this from the logit of each token that was chosen before, -2 to 2; 0 is off
+    #[arg(long, value_name = "P", default_value = "0", allow_negative_numbers = true, value_parser = presence_penalty)]
+    presence_penalty: f64,
+
+    /// Take this from it for each time that it was chosen, -2 to 2; 0 is off
+    #[arg(long, value_name = "P", default_value = "0", allow_negative_numbers = true, value_parser = frequency_penalty)]
+    frequency_penalty: f64,
+
+    /// Divide the logits of tokens in the prompt or chosen before by this, and multiply those below 0; above 0 to 10, 1 is off
+    #[arg(long, value_name = "R", default_value = "1", allow_negative_numbers = true, value_parser = repetition_penalty)]
+    repetition_penalty: f64,
+
     /// Seed of the noise that draft and target share; the same seed gives the same output
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = whole::<u64>(0..=u64::MAX))]
     seed: u64,
@@ -139,8 +151,13 @@ pub(super) struct SamplingArgs {
 
 impl SamplingArgs {
     pub(super) fn sampling(self) -> Sampling {
-        let Self { temperature, top_k, top_p, min_p, seed } = self;
-        Sampling { temperature, top_k, top_p, min_p, seed }
+        let Self { temperature, top_k, top_p, min_p, seed, .. } = self;
+        let penalties = Penalties {
+            presence: self.presence_penalty,
+            frequency: self.frequency_penalty,
+            repetition: self.repetition_penalty,
+        };
+        Sampling { temperature, top_k, top_p, min_p, seed, penalties }
     }
 }
 
@@ -203,6 +220,22 @@ fn top_p(text: &str) -> Result<f64, String> {
 
 fn min_p(text: &str) -> Result<f64, String> {
     checked(text, |min_p| Sampling { min_p, ..Sampling::greedy() })
+}
+
+fn presence_penalty(text: &str) -> Result<f64, String> {
+    penalty(text, |presence| Penalties { presence, ..Penalties::NONE })
+}
+
+fn frequency_penalty(text: &str) -> Result<f64, String> {
+    penalty(text, |frequency| Penalties { frequency, ..Penalties::NONE })
+}
+
+fn repetition_penalty(text: &str) -> Result<f64, String> {
+    penalty(text, |repetition| Penalties { repetition, ..Penalties::NONE })
+}
+
+fn penalty(text: &str, with: impl Fn(f64) -> Penalties) -> Result<f64, String> {
+    checked(text, |value| Sampling { penalties: with(value), ..Sampling::greedy() })
 }
 
 fn checked(text: &str, with: impl Fn(f64) -> Sampling) -> Result<f64, String> {

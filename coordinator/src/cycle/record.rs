@@ -191,6 +191,12 @@ pub(super) fn describe_request(span: &mut Span, request: &Request, pair: &Pair) 
     span.set(convention::REQUEST_TEMPERATURE, request.sampling.temperature);
     span.set(convention::REQUEST_TOP_P, request.sampling.top_p);
     span.set(convention::REQUEST_TOP_K, i64::from(request.sampling.top_k));
+    let penalties = request.sampling.penalties;
+    if !penalties.are_off() {
+        span.set(convention::REQUEST_PRESENCE_PENALTY, penalties.presence);
+        span.set(convention::REQUEST_FREQUENCY_PENALTY, penalties.frequency);
+        span.set(spec::REPETITION_PENALTY, penalties.repetition);
+    }
     span.set(convention::REQUEST_SEED, request.sampling.seed as i64);
     span.set(convention::USAGE_INPUT_TOKENS, request.prompt.len() as i64);
     span.set(spec::GAMMA, request.gamma as i64);

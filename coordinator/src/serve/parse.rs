@@ -1,7 +1,7 @@
 //! A body to what is generated. Every refusal names the field, its value and what is allowed.
 
 use serde_json::Value;
-use speculative::{Sampling, TokenId};
+use speculative::{Penalties, Sampling, TokenId};
 use tokenizer::Message;
 
 use super::{Config, Refusal, fields::Fields};
@@ -119,10 +119,9 @@ fn unsupported(fields: Fields<'_>, choices: u64) -> Result<(), Refusal> {
         Some(value) if value.as_f64() != Some(neutral) => Err(fields.refuse(name, allowed)),
         _ => Ok(()),
     };
-    for name in ["presence_penalty", "frequency_penalty", "top_logprobs", "min_tokens"] {
+    for name in ["top_logprobs", "min_tokens"] {
         by_number(name, 0.0, "0")?;
     }
-    by_number("repetition_penalty", 1.0, "1")?;
     by_number("best_of", choices as f64, "the same as n")?;
     for name in ["logprobs", "echo", "ignore_eos", "use_beam_search"] {
         if fields.get(name).is_some_and(|value| !falsely(value)) {
@@ -164,7 +163,7 @@ fn include_usage(fields: Fields<'_>, stream: bool) -> Result<bool, Refusal> {
     }
 }
 
-/// OpenAI's defaults, and top_k and min_p as vLLM has them.
+/// OpenAI's defaults, and top_k, min_p and repetition_penalty as vLLM has them.
 fn sampling(fields: Fields<'_>, random: u64) -> Result<Sampling, Refusal> {
     let sampling = Sampling {
         temperature: fields.number("temperature")?.unwrap_or(1.0),
@@ -172,6 +171,11 @@ fn sampling(fields: Fields<'_>, random: u64) -> Result<Sampling, Refusal> {
         top_p: fields.number("top_p")?.unwrap_or(1.0),
         min_p: fields.number("min_p")?.unwrap_or(0.0),
         seed: fields.whole("seed", 0..=u64::MAX)?.unwrap_or(random & SEED_BITS),
+        penalties: Penalties {
+            presence: fields.number("presence_penalty")?.unwrap_or(0.0),
+            frequency: fields.number("frequency_penalty")?.unwrap_or(0.0),
+            repetition: fields.number("repetition_penalty")?.unwrap_or(1.0),
+        },
     };
     sampling.validate().map_err(|invalid| fields.refuse(invalid.field, invalid.allowed))?;
     Ok(sampling)

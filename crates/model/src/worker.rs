@@ -8,7 +8,7 @@ mod batch;
 mod prefixes;
 
 use std::{
-    fmt, io,
+    fmt, io, mem,
     sync::{
         Arc,
         mpsc::{self, Sender},
@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use speculative::{Sampling, SyntheticAcceptance, TokenId, roofline::Roofs};
+use speculative::{History, Sampling, SyntheticAcceptance, TokenId, roofline::Roofs};
 use tokio::sync::{Mutex, oneshot};
 
 use self::{
@@ -49,6 +49,7 @@ enum Request {
 struct Task {
     /// `None` before the first pass.
     cache: Option<KvCache>,
+    history: History,
     sampling: Sampling,
     plan: Plan,
     goal: Goal,
@@ -56,8 +57,8 @@ struct Task {
     reply: Reply,
 }
 
-/// Where an answer goes, with the cache that it leaves behind.
-type Reply = oneshot::Sender<Result<(KvCache, Answer), Error>>;
+/// Where an answer goes, with the cache and the history that it leaves behind.
+type Reply = oneshot::Sender<Result<(KvCache, History, Answer), Error>>;
 
 /// What the forwarded tokens are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,11 +116,14 @@ pub struct Pass {
     pub work: speculative::roofline::Work,
 }
 
-/// A session's lane at the model: its KV cache, how its tokens are chosen, and its place among the sessions.
+/// A session's lane at the model: its KV cache, how its tokens are chosen and after which, and its place among the
+/// sessions.
 pub(crate) struct Lane {
     /// Empty before the first pass, while a request is with the thread, and for good when that request's future was
     /// dropped: the thread then refuses to go on.
     cache: Option<KvCache>,
+    /// Travels as the cache does.
+    history: History,
     sampling: Sampling,
     _admitted: Admitted,
 }
@@ -206,7 +210,8 @@ impl Worker {
         let enqueued = Instant::now();
         let positions = open.tokens.len() + open.max_tokens + self.limits.max_gamma;
         let admitted = self.admission.admit(positions.min(self.description.context)).await?;
-        let mut lane = Lane { cache: None, sampling: open.sampling, _admitted: admitted };
+        let history = History::new(&open.sampling.penalties, &open.tokens, open.prompt_len);
+        let mut lane = Lane { cache: None, history, sampling: open.sampling, _admitted: admitted };
         let plan = Plan { keep: 0, tokens: open.tokens.clone() };
         let answer = self.answer_since(enqueued, &mut lane, plan, goal).await?;
         Ok((lane, answer))
@@ -219,10 +224,11 @@ impl Worker {
 
     async fn answer_since(&self, enqueued: Instant, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
-        let task = Task { cache: lane.cache.take(), sampling: lane.sampling, plan, goal, enqueued, reply };
+        let (cache, history) = (lane.cache.take(), mem::take(&mut lane.history));
+        let task = Task { cache, history, sampling: lane.sampling, plan, goal, enqueued, reply };
         self.queue.send(Request::Task(Box::new(task))).map_err(|_| Error::Stopped)?;
-        let (cache, answer) = answer.await.map_err(|_| Error::Stopped)??;
-        lane.cache = Some(cache);
+        let (cache, history, answer) = answer.await.map_err(|_| Error::Stopped)??;
+        (lane.cache, lane.history) = (Some(cache), history);
         Ok(answer)
     }
 }
@@ -230,6 +236,13 @@ impl Worker {
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker").field("model", &self.description.name).field("limits", &self.limits).finish()
+    }
+}
+
+impl Lane {
+    /// Counts tokens that were committed elsewhere than by an answer.
+    pub(crate) fn commit(&mut self, tokens: &[TokenId]) {
+        self.history.extend(tokens);
     }
 }
 

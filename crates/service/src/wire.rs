@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use model::{Cost, Error, Open, OpenError, Reason, Refusal};
 use proto::v1;
-use speculative::Sampling;
+use speculative::{Penalties, Sampling};
 use telemetry::TraceParent;
 use tonic::Status;
 
@@ -20,6 +20,11 @@ pub fn open(open: v1::Open) -> Result<(Open, Option<TraceParent>), Status> {
         top_p: sampling.top_p.unwrap_or(1.0),
         min_p: sampling.min_p,
         seed: sampling.seed,
+        penalties: Penalties {
+            presence: sampling.presence_penalty,
+            frequency: sampling.frequency_penalty,
+            repetition: sampling.repetition_penalty.unwrap_or(1.0),
+        },
     };
     let (prompt_len, max_tokens) = (open.prompt_len as usize, open.max_tokens as usize);
     Ok((Open { tokens: open.tokens, prompt_len, sampling, max_tokens }, open.trace.map(trace_parent)))

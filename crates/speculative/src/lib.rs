@@ -23,7 +23,7 @@ mod synthetic;
 mod verdict;
 
 pub use acceptance::Acceptance;
-pub use sampling::{Chooser, InvalidSampling, Sampling, gumbel};
+pub use sampling::{Chooser, History, InvalidSampling, Penalties, Sampling, gumbel};
 pub use synthetic::SyntheticAcceptance;
 pub use verdict::Verdict;
 

@@ -2,14 +2,15 @@
 //!
 //! Seeds are fixed, so every test gives the same answer on every run.
 
-use speculative::{Chooser, Sampling};
+use speculative::{Chooser, Penalties, Sampling};
 
 const LOGITS: [f32; 12] = [1.5, -0.3, 2.2, 0.0, 0.9, -2.0, 1.5, 0.4, -1.1, 1.9, -0.6, 0.2];
 const OTHERS: [f32; 12] = [1.1, 0.3, 2.4, -0.5, 1.2, -1.0, 0.9, 0.8, -1.9, 1.0, 0.1, 0.7];
 const DRAWS: u64 = 200_000;
 
 fn samplings() -> Vec<Sampling> {
-    let plain = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0x5eed_0001 };
+    let plain =
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0x5eed_0001, penalties: Penalties::NONE };
     vec![
         plain,
         Sampling { temperature: 0.5, ..plain },
@@ -18,7 +19,7 @@ fn samplings() -> Vec<Sampling> {
         Sampling { top_k: 5, ..plain },
         Sampling { temperature: 0.8, top_p: 0.8, ..plain },
         Sampling { temperature: 1.3, min_p: 0.15, ..plain },
-        Sampling { temperature: 1.3, top_k: 9, top_p: 0.9, min_p: 0.05, seed: 77 },
+        Sampling { temperature: 1.3, top_k: 9, top_p: 0.9, min_p: 0.05, seed: 77, ..plain },
     ]
 }
 

@@ -46,6 +46,10 @@ pub mod convention {
     pub const REQUEST_TOP_K: &str = "gen_ai.request.top_k";
     /// Top-p asked for.
     pub const REQUEST_TOP_P: &str = "gen_ai.request.top_p";
+    /// Presence penalty asked for.
+    pub const REQUEST_PRESENCE_PENALTY: &str = "gen_ai.request.presence_penalty";
+    /// Frequency penalty asked for.
+    pub const REQUEST_FREQUENCY_PENALTY: &str = "gen_ai.request.frequency_penalty";
     /// The seed.
     pub const REQUEST_SEED: &str = "gen_ai.request.seed";
     /// Why generation stopped.
@@ -70,6 +74,8 @@ pub mod spec {
     pub const ACCEPTED: &str = "outrider.spec.accepted";
     /// Committed tokens after the cycle.
     pub const BASE_LEN: &str = "outrider.spec.base_len";
+    /// Repetition penalty asked for.
+    pub const REPETITION_PENALTY: &str = "outrider.spec.repetition_penalty";
     /// Number of an attempt to go on with another replica, from 1.
     pub const ATTEMPT: &str = "outrider.spec.attempt";
     /// Why a message was refused.

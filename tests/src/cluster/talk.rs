@@ -194,6 +194,7 @@ pub fn open(tokens: &[TokenId], sampling: speculative::Sampling, max_tokens: usi
             top_p: Some(sampling.top_p),
             min_p: sampling.min_p,
             seed: sampling.seed,
+            ..Sampling::default()
         }),
         max_tokens: max_tokens as u32,
         trace: None,

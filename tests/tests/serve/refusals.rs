@@ -36,7 +36,8 @@ async fn a_wrong_field_is_named_with_its_value_and_what_is_allowed() {
         (COMPLETIONS, "prompt", json!("R".repeat(2048)), "prompt has 2048 tokens, allowed: 1 to 2047"),
         (COMPLETIONS, "prompt", json!("ROMÉO"), "prompt cannot be encoded"),
         (COMPLETIONS, "logprobs", json!(1), "logprobs is 1, allowed: false"),
-        (COMPLETIONS, "presence_penalty", json!(0.1), "presence_penalty is 0.1, allowed: 0"),
+        (COMPLETIONS, "presence_penalty", json!(2.5), "presence_penalty is 2.5, allowed: -2 to 2"),
+        (COMPLETIONS, "repetition_penalty", json!(0), "repetition_penalty is 0, allowed: above 0, up to 10"),
         (COMPLETIONS, "logit_bias", json!({ "5": 1 }), "allowed: nothing in it"),
         (COMPLETIONS, "best_of", json!(3), "best_of is 3, allowed: the same as n"),
         (COMPLETIONS, "model", json!(5), "model is 5, allowed: a string"),
@@ -139,7 +140,8 @@ async fn until_the_pair_is_there_requests_are_turned_away() {
 async fn a_target_that_is_gone_is_an_error_and_not_the_end() {
     let mut node = Node::target(slow_target(5, 8));
     let pair = pair(None, &node).await;
-    let serving = Serving::start(&pair, CONFIG).await;
+    let deadlines = Deadlines { target: Duration::from_secs(2), ..PATIENT };
+    let serving = Serving::start(&pair, Config { deadlines, ..CONFIG }).await;
     let mut stream = serving.post(COMPLETIONS, &with(body(0.8, 1, 2000, 0), json!({ "stream": true }))).await;
     assert!(stream.part().await.is_some());
     node.kill();

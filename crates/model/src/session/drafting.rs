@@ -103,6 +103,7 @@ impl DraftSession {
     pub async fn propose(&mut self, message: Propose) -> Result<Answer, AnswerError> {
         let plan = self.rules.plan(&message)?;
         let goal = Goal::Propose { gamma: message.gamma };
+        self.lane.commit(&message.tokens);
         let answer = self.worker.answer(&mut self.lane, plan, goal).await?;
         self.rules.advance(message, &answer.tokens);
         Ok(answer)

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use speculative::{Chooser, Sampling, SyntheticAcceptance, TokenId, Verdict, roofline::Roofs};
+use speculative::{Chooser, History, Sampling, SyntheticAcceptance, TokenId, Verdict, roofline::Roofs};
 use tokio::sync::oneshot;
 
 use super::{Answer, Goal, Pass, Reply, Request, Task, admission::Admission, prefixes::Prefixes};
@@ -25,6 +25,7 @@ const LONE_CHUNK_ROWS: usize = 512;
 /// A request under way: what it forwards next and what it has so far.
 struct Active {
     cache: KvCache,
+    history: History,
     sampling: Sampling,
     goal: Goal,
     enqueued: Instant,
@@ -74,7 +75,7 @@ impl<D: Decoder> Batcher<D> {
         match request {
             Request::MeasureRoofs(reply) => measure(&mut self.decoder, reply),
             Request::Task(task) => {
-                let Task { cache, sampling, plan, goal, enqueued, reply } = *task;
+                let Task { cache, history, sampling, plan, goal, enqueued, reply } = *task;
                 let fresh = cache.is_none();
                 let mut cache = cache.unwrap_or_else(|| self.decoder.new_cache());
                 if cache.len() < plan.keep {
@@ -84,6 +85,7 @@ impl<D: Decoder> Batcher<D> {
                 cache.truncate(plan.keep);
                 active.push(Active {
                     cache,
+                    history,
                     sampling,
                     goal,
                     enqueued,
@@ -191,11 +193,11 @@ impl Active {
     }
 
     fn finish(self) {
-        let Active { cache, enqueued, reply, mut answer, .. } = self;
+        let Active { cache, history, enqueued, reply, mut answer, .. } = self;
         let spent = answer.cost.forward + answer.cost.select;
         answer.cost.queue = enqueued.elapsed().saturating_sub(spent);
         // A session that has gone meanwhile drops its cache here.
-        let _ = reply.send(Ok((cache, answer)));
+        let _ = reply.send(Ok((cache, history, answer)));
     }
 }
 
@@ -219,25 +221,35 @@ impl Selector {
             Goal::Propose { gamma } => {
                 let logits = forward.row(sequence, 0);
                 let position = request.cache.len() as u64;
-                let token = self.chooser.choose(logits, self.tokenizer_size, &request.sampling, position);
+                let (history, sampling) = (&mut request.history, &request.sampling);
+                let token = self.chooser.choose_after(history, logits, self.tokenizer_size, sampling, position);
+                history.extend(&[token]);
                 request.answer.confidences.push(probability(&logits[..self.tokenizer_size], token));
                 request.answer.tokens.push(token);
                 if request.answer.tokens.len() < gamma {
                     request.input.push(token);
+                } else {
+                    history.retract(&request.answer.tokens);
                 }
             }
             Goal::Verify { gamma } => {
                 // Row i stands at the position of the i-th proposed token's predecessor and chooses the one after it.
                 let base_len = (request.cache.len() - gamma) as u64;
                 let (proposed, sampling) = (&input[input.len() - gamma..], request.sampling);
-                let choose = |row| {
-                    let logits = forward.row(sequence, row);
-                    self.chooser.choose(logits, self.tokenizer_size, &sampling, base_len + row as u64)
+                let history = &mut request.history;
+                let mut counted = 0;
+                let choose = |row: usize| {
+                    // A row stands after the proposed tokens before it.
+                    history.extend(&proposed[counted..row]);
+                    counted = row;
+                    let (logits, position) = (forward.row(sequence, row), base_len + row as u64);
+                    self.chooser.choose_after(history, logits, self.tokenizer_size, &sampling, position)
                 };
                 let verdict = match self.synthetic_acceptance {
                     Some(synthetic) => synthetic.verdict(proposed, sampling.seed, base_len, choose),
                     None => Verdict::of(proposed, choose),
                 };
+                request.history.extend(&verdict.tokens[verdict.accepted..]);
                 request.answer.tokens = verdict.tokens;
             }
         }

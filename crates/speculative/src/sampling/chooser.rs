@@ -1,9 +1,9 @@
 //! The choice at one position.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, mem};
 
-use super::Sampling;
 use super::noise::{CEILING, Draw};
+use super::{History, Sampling};
 use crate::TokenId;
 use crate::portable::{exp, ln};
 
@@ -16,6 +16,7 @@ const NUCLEUS_GROWTH: usize = 8;
 #[derive(Debug, Default)]
 pub struct Chooser {
     kept: Vec<Candidate>,
+    penalised: Vec<f32>,
 }
 
 /// A token and its logit divided by the temperature.
@@ -57,6 +58,22 @@ impl Chooser {
             race.run(row.candidates(), floor);
         }
         race.leader.token
+    }
+
+    /// The same after what `history` holds, under its penalties.
+    pub fn choose_after(
+        &mut self,
+        history: &History,
+        logits: &[f32],
+        tokenizer_size: usize,
+        sampling: &Sampling,
+        position: u64,
+    ) -> TokenId {
+        let mut row = mem::take(&mut self.penalised);
+        let logits = if history.penalise(logits, &mut row) { &row } else { logits };
+        let token = self.choose(logits, tokenizer_size, sampling, position);
+        self.penalised = row;
+        token
     }
 
     /// Fills `kept` with what top-k and top-p keep, in no particular order; false where they keep all.

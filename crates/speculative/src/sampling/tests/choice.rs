@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::{PLAIN, choose, vectors};
 use crate::portable::{exp, ln};
-use crate::{Chooser, Sampling, TokenId, gumbel};
+use crate::{Chooser, Penalties, Sampling, TokenId, gumbel};
 
 #[test]
 fn choices_agree_with_an_independent_implementation() {
@@ -15,6 +15,7 @@ fn choices_agree_with_an_independent_implementation() {
             top_p: fields[2].parse().unwrap(),
             min_p: fields[3].parse().unwrap(),
             seed: fields[4].parse().unwrap(),
+            penalties: Penalties::NONE,
         };
         let position = fields[5].parse().unwrap();
         let tokenizer_size = fields[6].parse().unwrap();
@@ -71,6 +72,7 @@ fn samplings() -> impl Strategy<Value = Sampling> {
         top_p,
         min_p,
         seed,
+        penalties: Penalties::NONE,
     })
 }
 

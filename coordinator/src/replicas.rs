@@ -17,7 +17,12 @@ use std::{
 
 use proto::v1::{DescribeResponse, Role};
 use telemetry::server::KEEPALIVE;
-use tokio::{net::lookup_host, task::JoinSet, time};
+use tokio::{
+    net::lookup_host,
+    sync::mpsc,
+    task::JoinSet,
+    time::{self, timeout_at},
+};
 use tonic::{
     Status,
     transport::{Channel, Endpoint, Uri},
@@ -31,6 +36,9 @@ const FAILURE_AGE: Duration = Duration::from_secs(5);
 
 /// How long a replica may take to say what it is before a session is placed.
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the others may take once one has answered.
+const STRAGGLERS_LIMIT: Duration = Duration::from_millis(100);
 
 /// How long the addresses of a name hold.
 const RESOLVED_AGE: Duration = Duration::from_secs(5);
@@ -161,17 +169,24 @@ impl Replicas {
     }
 
     async fn least_loaded(&self, candidates: &[Arc<Replica>], failure_age: Duration) -> Result<Placed, Status> {
-        let mut asked = JoinSet::new();
+        let (answer, mut said) = mpsc::channel(candidates.len().max(1));
         for (at, replica) in candidates.iter().cloned().enumerate() {
-            let replicas = self.clone();
-            asked.spawn(async move { (at, replicas.said(&replica, failure_age).await) });
+            let (replicas, answer) = (self.clone(), answer.clone());
+            // It goes on after the choice is made, so that a silent one is known as such the next time.
+            tokio::spawn(async move { drop(answer.send((at, replicas.said(&replica, failure_age).await)).await) });
         }
+        drop(answer);
         let mut best: Option<(usize, usize, String)> = None;
         let mut failed = Status::unavailable(format!("no {} is left", self.0.side));
         let mut seen = HashSet::new();
-        let mut answers: Vec<_> = Vec::new();
-        while let Some(answer) = asked.join_next().await {
-            answers.extend(answer.ok());
+        let (mut answers, mut deadline) = (Vec::new(), None);
+        while let Ok(Some(answer)) =
+            timeout_at(deadline.unwrap_or_else(|| time::Instant::now() + 2 * DESCRIBE_LIMIT), said.recv()).await
+        {
+            if answer.1.is_ok() {
+                deadline.get_or_insert_with(|| time::Instant::now() + STRAGGLERS_LIMIT);
+            }
+            answers.push(answer);
         }
         answers.sort_by_key(|(at, _)| *at);
         for (at, said) in answers {

@@ -153,6 +153,22 @@ impl Process {
         Ok(self.child.kill().await?)
     }
 
+    /// Holds it still (SIGSTOP), connections and all.
+    ///
+    /// # Errors
+    /// A process that has ended.
+    pub async fn pause(&self) -> Result<()> {
+        signal(&self.child, "STOP").await
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// A process that has ended.
+    pub async fn resume(&self) -> Result<()> {
+        signal(&self.child, "CONT").await
+    }
+
     /// Asks it to end (SIGTERM); gives its exit status and what it wrote to stderr.
     ///
     /// # Errors

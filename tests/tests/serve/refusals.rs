@@ -1,9 +1,11 @@
 //! Requests that are refused, and why.
 
-use coordinator::serve::Config;
+use std::time::Duration;
+
+use coordinator::{Deadlines, serve::Config};
 use hyper::header::{ALLOW, RETRY_AFTER};
 use outrider_tests::{
-    cluster::{Embedded, LONG, Node, eventually, pair, worker},
+    cluster::{Embedded, LONG, Node, PATIENT, eventually, pair, worker},
     http::{CONFIG, Serving, get, request},
 };
 use serde_json::{Value, json};

@@ -14,7 +14,7 @@ use opentelemetry::{Array, Value, trace::SpanKind};
 use proto::v1;
 use speculative::{Acceptance, Sampling, TokenId, Verdict};
 use telemetry::{
-    Span, Tracer,
+    Span, TraceParent, Tracer,
     names::{convention, span, spec},
 };
 
@@ -25,7 +25,7 @@ pub use record::{Cycle, Leg, Run, StopReason};
 
 use crate::{
     Deadlines, Error, Pair,
-    link::{DraftLink, TargetLink, trace_context},
+    link::{DraftLink, Opening, TargetLink, trace_context},
     text::{Piece, Text},
 };
 
@@ -42,6 +42,8 @@ pub struct Request {
     pub gamma: usize,
     /// The text ends before the first of these.
     pub stop: Vec<String>,
+    /// The span that asks for it, where there is one: the request is part of its trace.
+    pub parent: Option<TraceParent>,
 }
 
 /// Generates from `request`; every piece of text goes to `emit` as soon as it is certain. When `cancel` resolves the run
@@ -153,6 +155,7 @@ struct Generation<'a> {
     /// How long that took; `None` until then.
     warm: Option<Duration>,
     time_to_first_token: Option<Duration>,
+    cached_tokens: usize,
     cycles: Vec<Cycle>,
     acceptance: Acceptance,
 }
@@ -164,7 +167,7 @@ impl<'a> Generation<'a> {
     fn begin(pair: &'a Pair, request: Request, deadlines: Deadlines, tracer: &Tracer) -> Self {
         let begun = Instant::now();
         let context = pair.target.description.context_length as usize;
-        let mut span = tracer.root(span::GENERATE, SpanKind::Client);
+        let mut span = tracer.request(span::GENERATE, SpanKind::Client, request.parent.as_ref());
         if span.is_recording() {
             record::describe_request(&mut span, &request, pair);
         }
@@ -181,6 +184,7 @@ impl<'a> Generation<'a> {
             prefill_span: Span::off(),
             warm: None,
             time_to_first_token: None,
+            cached_tokens: 0,
             cycles: Vec::new(),
             acceptance: Acceptance::new(),
             request,
@@ -199,7 +203,8 @@ impl<'a> Generation<'a> {
             }
         }
         let open = self.open(&self.prefill_span);
-        let first = self.open_target(open).await?;
+        let Opening { first, cached } = self.open_target(open).await?;
+        self.cached_tokens = cached;
         self.time_to_first_token = Some(self.begun.elapsed());
         Ok(self.emit(&Verdict { accepted: 0, tokens: vec![first] }))
     }
@@ -328,6 +333,7 @@ impl<'a> Generation<'a> {
             trace_id: self.span.trace_id(),
             warm: self.warm.unwrap_or_else(|| self.begun.elapsed()),
             time_to_first_token: self.time_to_first_token,
+            cached_tokens: self.cached_tokens,
             cycles: self.cycles,
             acceptance: self.acceptance,
         })

@@ -208,8 +208,13 @@ impl Replicas {
 
     /// What a replica says of itself, where it fits; as it said it last, if that is not too old.
     async fn said(&self, replica: &Arc<Replica>, failure_age: Duration) -> Result<Said, Status> {
+        let asked = Instant::now();
         let mut last = replica.said.lock().await;
         if let Some((at, said)) = &*last {
+            if *at >= asked {
+                // Somebody else has asked meanwhile.
+                return said.clone();
+            }
             let (age, suspect) = (at.elapsed(), replica.suspect.load(Relaxed));
             match said {
                 Ok(said) if age < LOAD_AGE && !suspect => return Ok(said.clone()),

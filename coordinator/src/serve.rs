@@ -4,6 +4,7 @@
 //! - [`serve`]: the service on a listener, with a pair that `load` brings
 //! - `routes`: what answers where
 //! - `parse`, `fields`: a body to what is generated, each refusal with the field named
+//! - [`Keys`]: who may use the API
 //! - `answer`: admission, and an answer in one piece
 //! - `stream`: the same as server-sent events
 //! - `openai`: what goes over the wire
@@ -11,6 +12,7 @@
 
 mod answer;
 mod fields;
+mod keys;
 mod openai;
 mod parse;
 mod refusal;
@@ -33,6 +35,7 @@ use tokio::{
 };
 
 use crate::{Deadlines, Pair};
+pub use keys::{InvalidKeys, Keys};
 use refusal::Refusal;
 
 /// How the service is run.
@@ -58,6 +61,7 @@ struct App {
     config: Config,
     /// Not there until it is loaded.
     pair: OnceLock<(Pair, Tracer)>,
+    keys: Keys,
     slots: Arc<Semaphore>,
     closing: Closing,
 }
@@ -68,20 +72,21 @@ impl App {
     }
 }
 
-/// Serves on `listener` until `stop` resolves; requests are refused until `load` has brought the pair. After `stop` nothing
+/// Serves on `listener`, for those who have one of `keys`, until `stop` resolves; requests are refused until `load` has brought the pair. After `stop` nothing
 /// new is accepted, and what runs has [`Config::grace`] to end.
 ///
 /// # Errors
 /// A pair that cannot be had.
 pub async fn serve<E: From<io::Error>>(
     config: Config,
+    keys: Keys,
     listener: TcpListener,
     load: impl Future<Output = Result<(Pair, Tracer), E>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), E> {
     let (switch, closing) = Closing::channel();
     let slots = Arc::new(Semaphore::new(config.max_concurrent));
-    let app = Arc::new(App { config, pair: OnceLock::new(), slots, closing });
+    let app = Arc::new(App { config, pair: OnceLock::new(), keys, slots, closing });
 
     let (stopping, stopped) = watch::channel(false);
     let told = |mut stopped: watch::Receiver<bool>| async move {

@@ -247,7 +247,7 @@ pub fn tokens(prompt: &str) -> Vec<TokenId> {
 
 /// What to generate.
 pub fn request(prompt: &str, sampling: Sampling, max_tokens: usize, gamma: usize) -> Request {
-    Request { prompt: tokens(prompt), sampling, max_tokens, gamma, stop: Vec::new() }
+    Request { prompt: tokens(prompt), sampling, max_tokens, gamma, stop: Vec::new(), parent: None }
 }
 
 /// The same request for the target alone.

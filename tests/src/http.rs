@@ -4,7 +4,7 @@ use std::{future::Future, io};
 
 use coordinator::{
     Pair,
-    serve::{Config, serve},
+    serve::{Config, Keys, serve},
 };
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -55,10 +55,19 @@ impl Serving {
         load: impl Future<Output = io::Result<(Pair, Tracer)>> + Send + 'static,
         config: Config,
     ) -> Self {
+        Self::guarded(load, config, Keys::default()).await
+    }
+
+    /// The same for those who have a key.
+    pub async fn guarded(
+        load: impl Future<Output = io::Result<(Pair, Tracer)>> + Send + 'static,
+        config: Config,
+        keys: Keys,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound address").to_string();
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(serve(config, listener, load, async { drop(stopped.await) }));
+        let served = tokio::spawn(serve(config, keys, listener, load, async { drop(stopped.await) }));
         Self { address, stop, served }
     }
 
@@ -119,10 +128,16 @@ pub async fn get(address: &str, path: &str) -> Answer {
 
 /// Sends a request. Dropping the future cuts the connection.
 pub async fn request(address: &str, method: &str, path: &str, body: String) -> Answer {
+    request_with(address, method, path, &[], body).await
+}
+
+/// The same with further headers.
+pub async fn request_with(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: String) -> Answer {
     let stream = TcpStream::connect(address).await.expect("it listens");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("a connection");
     let connection = Connection(tokio::spawn(async { drop(connection.await) }));
     let request = Request::builder().method(method).uri(path).header("host", address);
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     let request = request.header("content-type", "application/json").body(Full::new(Bytes::from(body)));
     let response = within(LONG, sender.send_request(request.expect("a request"))).await.expect("a response");
     let (head, body) = response.into_parts();

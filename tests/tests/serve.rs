@@ -1,5 +1,7 @@
 //! `outrider serve` over real HTTP: its text is the target's own, its errors say what is wrong, and it lets go.
 
+#[path = "serve/keys.rs"]
+mod keys;
 #[path = "serve/refusals.rs"]
 mod refusals;
 #[path = "serve/stopping.rs"]
@@ -8,11 +10,13 @@ mod stopping;
 use coordinator::{Pair, Request, Run};
 use model::{EmbeddedModel, Limits, Worker};
 use outrider_tests::{
-    cluster::{Embedded, Node, alone, decoders, model, request, run, sampled, spawn},
-    http::{CONFIG, Serving, get},
+    cluster::{Embedded, Node, alone, decoders, model, pair, request, run, sampled, spawn},
+    http::{CONFIG, Serving, get, request_with},
+    otlp::Receiver,
 };
 use serde_json::{Value, json};
 use speculative::Acceptance;
+use telemetry::Tracer;
 use tokenizer::Tokenizer;
 use tokio::task::JoinSet;
 
@@ -235,4 +239,49 @@ fn slow_target(pause_ms: u64, max_sessions: usize) -> Worker {
     let pause = std::time::Duration::from_millis(pause_ms);
     let limits = Limits { max_sessions, admission_timeout: std::time::Duration::ZERO, ..Limits::default() };
     spawn(decoders::sleepy(model(EmbeddedModel::Target), pause), limits)
+}
+
+/// What another prompt left in the target's cache is told as OpenAI tells it.
+#[tokio::test]
+async fn cached_tokens_of_a_prompt_are_told() {
+    let target = Node::target(spawn(model(EmbeddedModel::Target), Limits::default()));
+    let pair = pair(None, &target).await;
+    let serving = Serving::start(&pair, CONFIG).await;
+    let prompt = "Good night, good night! parting is such sweet sorrow,\n".repeat(3);
+    let mut texts = Vec::new();
+    for cached in [0, 128] {
+        let body = json!({ "prompt": prompt, "seed": 3, "max_tokens": 8 });
+        let answer = serving.answered(COMPLETIONS, &body).await;
+        assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], cached);
+        texts.push(answer["choices"][0]["text"].clone());
+    }
+    assert_eq!(texts[0], texts[1]);
+}
+
+/// A request with a `traceparent` is part of that trace, one with a wrong one begins its own.
+#[tokio::test]
+async fn a_request_belongs_to_its_clients_trace() {
+    let receiver = Receiver::start().await.expect("a receiver");
+    let embedded = Embedded::start().await;
+    let tracer = Tracer::exporting("outrider-coordinator", &receiver.endpoint()).expect("a tracer");
+    let (pair, exporting) = (embedded.pair.clone(), tracer.clone());
+    let serving = Serving::loading(async { Ok((pair, exporting)) }, CONFIG).await;
+    let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    for traceparent in [format!("00-{trace}-{span}-01"), "00-wrong-wrong-01".to_owned()] {
+        let headers = [("traceparent", traceparent.as_str())];
+        let answer =
+            request_with(&serving.address, "POST", COMPLETIONS, &headers, body(0.8, 1, 4, 0).to_string()).await;
+        assert_eq!(answer.status, 200);
+        answer.text().await;
+    }
+    tokio::task::spawn_blocking(move || tracer.shutdown()).await.expect("no panic");
+    let spans = receiver.spans();
+    let requests: Vec<_> = spans.iter().filter(|stored| stored.span.name == "generate").collect();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let [own, foreign] = ["", span].map(|parent| {
+        let mut of_parent = requests.iter().filter(|stored| hex(&stored.span.parent_span_id) == parent);
+        hex(&of_parent.next().expect("a request").span.trace_id)
+    });
+    assert_eq!(foreign, trace);
+    assert_ne!(own, trace);
 }

@@ -47,6 +47,7 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
                 max_tokens: args.max_tokens as usize,
                 gamma,
                 stop: args.stop,
+                parent: None,
             };
             let shown = if args.chat { prompt + "\n" } else { prompt };
             write_text(&connected, &args.services, request, shown, args.json).await

@@ -3,12 +3,16 @@
 use std::time::{Duration, Instant};
 
 use proto::v1;
-use speculative::{TokenId, Verdict};
+use speculative::Verdict;
 use telemetry::names::{span, spec};
 use tokio::time;
 
 use super::{Cycle, Generation, Leg};
-use crate::{Error, link::TargetLink, replicas::random};
+use crate::{
+    Error,
+    link::{Opening, TargetLink},
+    replicas::random,
+};
 
 /// The first pause when no replica took over; it doubles up to the longest. Each is cut by lot, so that the requests of a
 /// lost target do not come back all at once.
@@ -16,16 +20,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Generation<'_> {
-    /// Opens the target's session on the first replica that takes it; gives the first token. Each is tried once: a request
+    /// Opens the target's session on the first replica that takes it; gives what that brought. Each is tried once: a request
     /// that has no token yet is soon asked for again.
-    pub(super) async fn open_target(&mut self, open: v1::Open) -> Result<TokenId, Error> {
+    pub(super) async fn open_target(&mut self, open: v1::Open) -> Result<Opening, Error> {
         let (mut avoided, mut failed) = (Vec::new(), None);
         loop {
             let tried = avoided.len();
             match TargetLink::open(&self.pair.target, open.clone(), self.deadlines.target, &mut avoided).await {
-                Ok((target, first)) => {
+                Ok((target, opening)) => {
                     self.target = Some(target);
-                    return Ok(first);
+                    return Ok(opening);
                 }
                 Err(error) => {
                     let is_last = !error.is_replicas_own() || avoided.len() == tried;
@@ -57,10 +61,10 @@ impl Generation<'_> {
             let (open, tried) = (self.open(&span), avoided.len());
             let left = self.deadlines.target.saturating_sub(begun.elapsed());
             match TargetLink::open(&self.pair.target, open, left, &mut avoided).await {
-                Ok((target, first)) => {
+                Ok((target, opening)) => {
                     self.target = Some(target);
                     cycle.target = Leg { network: cycle.target.network + begun.elapsed(), ..cycle.target };
-                    return Ok(Verdict { accepted: 0, tokens: vec![first] });
+                    return Ok(Verdict { accepted: 0, tokens: vec![opening.first] });
                 }
                 Err(error) => {
                     span.fail(&error);

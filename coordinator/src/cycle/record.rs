@@ -160,6 +160,8 @@ pub struct Run {
     pub warm: Duration,
     /// From the request until its first token; `None` where it was cancelled before.
     pub time_to_first_token: Option<Duration>,
+    /// Tokens of the prompt that the target had in its cache already, because another prompt began alike.
+    pub cached_tokens: usize,
     /// All whole cycles.
     pub cycles: Vec<Cycle>,
     /// What they add up to.

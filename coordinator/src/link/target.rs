@@ -22,17 +22,26 @@ pub(crate) struct TargetLink {
     placed: Placed,
 }
 
+/// What opening a session brings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening {
+    /// The token after those that it opened with.
+    pub(crate) first: TokenId,
+    /// How many of those were in the replica's cache already.
+    pub(crate) cached: usize,
+}
+
 type Messages = Duplex<TargetSessionRequest, TargetSessionResponse>;
 
 impl TargetLink {
-    /// Opens the session on a replica that is not among those to avoid; gives the first token. A replica that fails to is
+    /// Opens the session on a replica that is not among those to avoid; gives what that brought. A replica that fails to is
     /// added to them.
     pub(crate) async fn open(
         service: &Service,
         open: v1::Open,
         deadline: Duration,
         avoided: &mut Vec<String>,
-    ) -> Result<(Self, TokenId), Error> {
+    ) -> Result<(Self, Opening), Error> {
         let committed = open.tokens.len();
         let placed = service.replicas.place(avoided).await;
         let placed = placed.map_err(|status| Error::Target { committed, status: Box::new(status) })?;
@@ -41,9 +50,9 @@ impl TargetLink {
             Err(_) => Err(Error::TargetDeadline { committed, deadline_s: deadline.as_secs_f64() }),
         };
         match opened {
-            Ok((duplex, token)) => {
+            Ok((duplex, opening)) => {
                 let tokenizer_size = service.description.tokenizer_size;
-                Ok((Self { duplex, deadline, tokenizer_size, placed }, token))
+                Ok((Self { duplex, deadline, tokenizer_size, placed }, opening))
             }
             Err(error) => {
                 placed.failed();
@@ -53,7 +62,7 @@ impl TargetLink {
         }
     }
 
-    async fn open_on(service: &Service, placed: &Placed, open: v1::Open) -> Result<(Messages, TokenId), Error> {
+    async fn open_on(service: &Service, placed: &Placed, open: v1::Open) -> Result<(Messages, Opening), Error> {
         let committed = open.tokens.len();
         let lost = |status| Error::Target { committed, status: Box::new(status) };
         let mut client = TargetServiceClient::new(placed.channel());
@@ -64,7 +73,8 @@ impl TargetLink {
             Some(target_session_response::Message::Opened(opened)) => match opened.first_token {
                 Some(token) if token < service.description.tokenizer_size => {
                     service.replicas.confirm(placed, &opened.incarnation_id).await.map_err(lost)?;
-                    Ok((duplex, token))
+                    let cached = opened.cost.unwrap_or_default().cached as usize;
+                    Ok((duplex, Opening { first: token, cached }))
                 }
                 _ => Err(Error::Protocol { committed, what: "open was not answered by a first token".to_owned() }),
             },

@@ -8,9 +8,10 @@ use std::{
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
+use telemetry::TraceParent;
 use tokio::{
     sync::OwnedSemaphorePermit,
     task::{self, JoinSet},
@@ -40,6 +41,7 @@ pub(super) struct Job {
 pub(super) async fn answer(app: Arc<App>, endpoint: Endpoint, request: Request) -> Result<Response, Refusal> {
     let (pair, _) = app.pair()?;
     let deadline = Instant::now() + app.config.request_timeout;
+    let parent = parent(request.headers());
     let body = read(&app, request).await?;
     let head = Head::new(endpoint, random(), pair);
     let parsing = {
@@ -47,7 +49,8 @@ pub(super) async fn answer(app: Arc<App>, endpoint: Endpoint, request: Request) 
         move || parse::parse(endpoint, &body, &app.pair()?.0, &app.config, random())
     };
     // A long prompt takes milliseconds to become tokens, and a chat template is a program.
-    let asked = task::spawn_blocking(parsing).await.map_err(|_| Refusal::Panicked)??;
+    let mut asked = task::spawn_blocking(parsing).await.map_err(|_| Refusal::Panicked)??;
+    asked.request.parent = parent;
     let slots = app.slots.clone().try_acquire_many_owned(asked.choices as u32);
     let slots = slots.map_err(|_| Refusal::Busy { most: app.config.max_concurrent })?;
     let job = Arc::new(Job { app, head, asked, deadline, _slots: slots });
@@ -67,6 +70,13 @@ async fn read(app: &App, request: Request) -> Result<Bytes, Refusal> {
         },
         Err(_) => Err(Refusal::SlowBody { limit }),
     }
+}
+
+/// The span of the client that a request belongs to.
+fn parent(headers: &HeaderMap) -> Option<TraceParent> {
+    let header = |name| Some(headers.get(name)?.to_str().ok()?.to_owned());
+    let tracestate = header("tracestate").unwrap_or_default();
+    Some(TraceParent { traceparent: header("traceparent")?, tracestate })
 }
 
 impl Job {

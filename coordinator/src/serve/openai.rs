@@ -175,6 +175,14 @@ pub(super) struct Usage {
     prompt_tokens: usize,
     completion_tokens: usize,
     total_tokens: usize,
+    prompt_tokens_details: PromptDetails,
+}
+
+/// Of the prompt's tokens.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct PromptDetails {
+    /// Were in the target's cache already.
+    cached_tokens: usize,
 }
 
 impl Usage {
@@ -182,7 +190,13 @@ impl Usage {
     pub(super) fn of(runs: &[Run]) -> Self {
         let prompt_tokens = runs.first().map_or(0, |run| run.prompt_tokens);
         let completion_tokens = runs.iter().map(|run| run.token_ids.len()).sum();
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+        let cached_tokens = runs.iter().map(|run| run.cached_tokens).min().unwrap_or(0);
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptDetails { cached_tokens },
+        }
     }
 }
 

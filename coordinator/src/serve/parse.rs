@@ -85,7 +85,7 @@ pub(super) fn parse(
             room.min(limit(pair, |limits| limits.max_output_tokens)).max(1)
         }
     });
-    let request = Request { prompt, sampling, max_tokens: max_tokens as usize, gamma, stop };
+    let request = Request { prompt, sampling, max_tokens: max_tokens as usize, gamma, stop, parent: None };
     Ok(Asked { request, choices: choices as usize, stream, include_usage, names })
 }
 

@@ -18,6 +18,8 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// Why a request has no answer. What it says names no address of a service: those who ask need not know them.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
+    #[error("the request has no API key that is known, allowed: the header Authorization: Bearer KEY")]
+    Key,
     #[error("{problem}")]
     Field { field: String, problem: String },
     #[error("the body is no request: {0}")]
@@ -86,6 +88,7 @@ impl Refusal {
 
     pub(super) fn status(&self) -> StatusCode {
         match self {
+            Self::Key => StatusCode::UNAUTHORIZED,
             Self::Field { .. } | Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::BodySize { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -116,6 +119,7 @@ impl Refusal {
 
     fn code(&self) -> Option<&'static str> {
         match self {
+            Self::Key => Some("invalid_api_key"),
             Self::Model { .. } => Some("model_not_found"),
             Self::Busy { .. } => Some("rate_limit_exceeded"),
             Self::Failed { error, .. } if matches!(**error, Error::PromptLength { .. }) => {
@@ -170,6 +174,9 @@ impl IntoResponse for Refusal {
         self.log();
         let status = self.status();
         let mut response = openai::json(status, &self.object());
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }

@@ -6,6 +6,7 @@ use axum::{
     Router,
     extract::{DefaultBodyLimit, Path, Request, State, rejection::PathRejection},
     http::{Method, StatusCode, Uri},
+    middleware::{self, Next},
     response::Response,
     routing::{get, post},
 };
@@ -17,18 +18,27 @@ use super::{App, Refusal, answer::answer, openai, parse::Endpoint};
 const READINESS_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let api = Router::new()
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/models", get(models))
         // A model's name may have slashes in it.
         .route("/v1/models/{*model}", get(model))
-        .route("/healthz", get(healthz))
+        .route_layer(middleware::from_fn_with_state(app.clone(), authorised));
+    api.route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(app.config.max_body_bytes))
         .with_state(app)
+}
+
+/// Lets those through who have a key.
+async fn authorised(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, Refusal> {
+    match app.keys.allow(request.headers()) {
+        true => Ok(next.run(request).await),
+        false => Err(Refusal::Key),
+    }
 }
 
 async fn completions(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {

@@ -66,9 +66,11 @@ impl Tracer {
         Ok(Self(Some(Arc::new(Exporting { service, tracer, provider, tally, epoch }))))
     }
 
-    /// Starts the root span of a new trace.
-    pub fn root(&self, name: &'static str, kind: SpanKind) -> Span {
-        self.start(name, kind, &Context::new(), None)
+    /// Starts the span of a request that came with `parent`: its child, or the root of a new trace where there is no valid
+    /// one.
+    pub fn request(&self, name: &'static str, kind: SpanKind, parent: Option<&TraceParent>) -> Span {
+        let parent = parent.map(TraceParent::extract).filter(|cx| cx.span().span_context().is_valid());
+        self.start(name, kind, &parent.unwrap_or_default(), None)
     }
 
     /// Starts a span whose parent lives in the process that sent `parent`.
@@ -250,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_tracer_that_is_off_records_and_sends_nothing() {
-        let mut root = Tracer::off().root("generate", SpanKind::Internal);
+        let mut root = Tracer::off().request("generate", SpanKind::Internal, None);
         root.set("key", 1);
         assert!(!root.is_recording() && root.trace_id().is_none() && root.propagate().is_none());
     }

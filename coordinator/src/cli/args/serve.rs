@@ -1,11 +1,11 @@
 //! The service's flags.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
 use super::{ServiceArgs, duration, whole};
-use crate::serve::Config;
+use crate::serve::{Config, InvalidKeys, Keys};
 
 /// The largest limit on a body, in bytes.
 const MOST_BODY_BYTES: u64 = 1 << 30;
@@ -23,6 +23,11 @@ pub(in crate::cli) struct ServeArgs {
     /// Serve the target alone, without a draft
     #[arg(long, conflicts_with = "gamma")]
     pub(in crate::cli) ar: bool,
+
+    /// Serve only those who send one of the keys in this file as a bearer token: one a line, lines that begin with # do not
+    /// count. It is read again when it changes. The variable OUTRIDER_API_KEY holds one key more
+    #[arg(long, env = "OUTRIDER_API_KEY_FILE", value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
 
     /// The largest body of a request
     #[arg(long, env = "OUTRIDER_MAX_BODY_BYTES", value_name = "BYTES", default_value = "4194304", allow_negative_numbers = true, value_parser = whole::<usize>(1..=MOST_BODY_BYTES))]
@@ -45,6 +50,12 @@ pub(in crate::cli) struct ServeArgs {
 }
 
 impl ServeArgs {
+    /// The keys of the file and of the environment, which no list of processes shows.
+    pub(in crate::cli) fn keys(&self) -> Result<Keys, InvalidKeys> {
+        let key = env::var("OUTRIDER_API_KEY").ok().filter(|key| !key.is_empty());
+        Keys::new(key.as_deref(), self.api_key_file.clone())
+    }
+
     pub(in crate::cli) fn config(&self) -> Config {
         Config {
             gamma: if self.ar { 0 } else { self.gamma as usize },

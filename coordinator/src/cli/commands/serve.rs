@@ -11,6 +11,7 @@ use crate::cli::{End, args::ServeArgs};
 pub(in crate::cli) async fn serve(args: ServeArgs) -> anyhow::Result<End> {
     telemetry::logs::init("info");
     let place = Place::of(&args.services, !args.ar);
+    let keys = args.keys()?;
     let listener = TcpListener::bind(args.http).await.with_context(|| format!("cannot listen on {}", args.http))?;
     tracing::info!(address = %listener.local_addr()?, "outrider listens");
 
@@ -26,7 +27,7 @@ pub(in crate::cli) async fn serve(args: ServeArgs) -> anyhow::Result<End> {
             () = server::termination() => {}
         }
     };
-    let served = crate::serve::serve(args.config(), listener, load, stop).await;
+    let served = crate::serve::serve(args.config(), keys, listener, load, stop).await;
     if let Some(connected) = connected {
         connected.close().await;
     }

@@ -4,6 +4,7 @@
 //! - [`serve`]: the service on a listener, with a pair that `load` brings
 //! - `routes`: what answers where
 //! - `parse`, `fields`: a body to what is generated, each refusal with the field named
+//! - `connections`: how many, how slow, and how they end
 //! - [`Keys`]: who may use the API
 //! - `answer`: admission, and an answer in one piece
 //! - `stream`: the same as server-sent events
@@ -11,6 +12,7 @@
 //! - `refusal`: why there is no answer, as a status and OpenAI's error object
 
 mod answer;
+mod connections;
 mod fields;
 mod keys;
 mod openai;
@@ -26,7 +28,6 @@ use std::{
     time::Duration,
 };
 
-use axum::serve::ListenerExt;
 use telemetry::{Tracer, server::Closing};
 use tokio::{
     net::TcpListener,
@@ -43,6 +44,10 @@ use refusal::Refusal;
 pub struct Config {
     /// Proposed tokens of a cycle where the request does not say; 0 is AR.
     pub gamma: usize,
+    /// Connections open at once.
+    pub max_connections: usize,
+    /// How long a connection may take to bring the head of a request.
+    pub header_timeout: Duration,
     /// The largest body of a request, in bytes.
     pub max_body_bytes: usize,
     /// Choices that are generated at once, over all requests.
@@ -93,12 +98,9 @@ pub async fn serve<E: From<io::Error>>(
         // An error means that the sender is gone, and with it what would be served.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    let listener = listener.tap_io(|stream| {
-        // Without it small pieces of text wait for each other; a connection that takes no options still works.
-        let _ = stream.set_nodelay(true);
-    });
+    let routes = routes::router(app.clone());
     let server =
-        axum::serve(listener, routes::router(app.clone())).with_graceful_shutdown(told(stopped.clone())).into_future();
+        connections::serve(listener, routes, config.max_connections, config.header_timeout, told(stopped.clone()));
     let loaded = async {
         let pair = load.await?;
         tracing::info!(model = pair.0.target.description.model, "outrider is ready");
@@ -119,7 +121,7 @@ pub async fn serve<E: From<io::Error>>(
         // A pair that is here already is set before the first request is read.
         biased;
         failed = loaded => failed,
-        served = server => Ok(served?),
+        () = server => Ok(()),
         () = last_call => Ok(()),
     }
 }

@@ -27,6 +27,8 @@ use crate::cluster::{LONG, PATIENT, within};
 /// A service that lets everything through that a test needs.
 pub const CONFIG: Config = Config {
     gamma: 4,
+    max_connections: 1024,
+    header_timeout: LONG,
     max_body_bytes: 1 << 20,
     max_concurrent: 32,
     request_timeout: LONG,

@@ -1,5 +1,7 @@
 //! `outrider serve` over real HTTP: its text is the target's own, its errors say what is wrong, and it lets go.
 
+#[path = "serve/connections.rs"]
+mod connections;
 #[path = "serve/keys.rs"]
 mod keys;
 #[path = "serve/refusals.rs"]
@@ -68,7 +70,10 @@ async fn a_completion_is_what_the_target_alone_says() {
             let choice = &answer["choices"][0];
             assert_eq!(choice["text"], alone.text, "γ = {gamma}, temperature {temperature}");
             assert_eq!((&choice["finish_reason"], &choice["seed"]), (&json!("length"), &json!(seed)));
-            assert_eq!(answer["usage"], json!({ "prompt_tokens": 6, "completion_tokens": 300, "total_tokens": 306 }));
+            assert_eq!(
+                answer["usage"],
+                json!({ "prompt_tokens": 6, "completion_tokens": 300, "total_tokens": 306, "prompt_tokens_details": { "cached_tokens": 0 } })
+            );
             assert_eq!(answer["object"], "text_completion");
             assert_eq!(answer["model"], embedded.pair.target.description.model);
         }
@@ -161,7 +166,10 @@ async fn choices_have_the_seeds_after_the_first() {
         assert_eq!(choice["seed"], 40 + index);
         assert_eq!(joined(&chunks, index), alone);
     }
-    assert_eq!(answer["usage"], json!({ "prompt_tokens": 6, "completion_tokens": 180, "total_tokens": 186 }));
+    assert_eq!(
+        answer["usage"],
+        json!({ "prompt_tokens": 6, "completion_tokens": 180, "total_tokens": 186, "prompt_tokens_details": { "cached_tokens": 0 } })
+    );
 }
 
 /// What is answered without a seed is answered again with the seed that was drawn.

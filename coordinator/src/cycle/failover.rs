@@ -19,6 +19,9 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// Attempts that are made however long they take.
+const LEAST_ATTEMPTS: i64 = 3;
+
 impl Generation<'_> {
     /// Opens the target's session on the first replica that takes it; gives what that brought. Each is tried once: a request
     /// that has no token yet is soon asked for again.
@@ -44,8 +47,8 @@ impl Generation<'_> {
     }
 
     /// Goes on with another replica of the target, or with the same one started anew, after `lost`. It opens with all
-    /// committed tokens, so that its first token is the next of the output. For as long again as the target had to answer,
-    /// attempts are repeated.
+    /// committed tokens, so that its first token is the next of the output. Attempts are repeated for as long again as the
+    /// target had to answer, and a few times in any case.
     pub(super) async fn fail_over(&mut self, cycle: &mut Cycle, lost: Error) -> Result<Verdict, Error> {
         let begun = Instant::now();
         if !lost.is_replicas_own() {
@@ -54,13 +57,12 @@ impl Generation<'_> {
         tracing::warn!(error = %lost, "another replica of the target is looked for");
         let mut avoided: Vec<String> = self.target.take().map(TargetLink::abandon).into_iter().collect();
         let (mut attempt, mut pause) = (0, FIRST_PAUSE);
-        while begun.elapsed() < self.deadlines.target {
+        while attempt < LEAST_ATTEMPTS || begun.elapsed() < self.deadlines.target {
             attempt += 1;
             let mut span = self.span.child(span::FAILOVER);
             span.set(spec::ATTEMPT, attempt);
             let (open, tried) = (self.open(&span), avoided.len());
-            let left = self.deadlines.target.saturating_sub(begun.elapsed());
-            match TargetLink::open(&self.pair.target, open, left, &mut avoided).await {
+            match TargetLink::open(&self.pair.target, open, self.deadlines.target, &mut avoided).await {
                 Ok((target, opening)) => {
                     self.target = Some(target);
                     cycle.target = Leg { network: cycle.target.network + begun.elapsed(), ..cycle.target };

@@ -29,6 +29,14 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, env = "OUTRIDER_API_KEY_FILE", value_name = "FILE")]
     api_key_file: Option<PathBuf>,
 
+    /// Connections open at once; more wait to be accepted
+    #[arg(long, env = "OUTRIDER_MAX_CONNECTIONS", value_name = "N", default_value = "1024", allow_negative_numbers = true, value_parser = whole::<usize>(1..=1_048_576))]
+    max_connections: usize,
+
+    /// How long a connection may take to bring the head of a request, also after the last one
+    #[arg(long, env = "OUTRIDER_HEADER_TIMEOUT", value_name = "DURATION", default_value = "30s", allow_hyphen_values = true, value_parser = duration)]
+    header_timeout: Duration,
+
     /// The largest body of a request
     #[arg(long, env = "OUTRIDER_MAX_BODY_BYTES", value_name = "BYTES", default_value = "4194304", allow_negative_numbers = true, value_parser = whole::<usize>(1..=MOST_BODY_BYTES))]
     max_body_bytes: usize,
@@ -59,6 +67,8 @@ impl ServeArgs {
     pub(in crate::cli) fn config(&self) -> Config {
         Config {
             gamma: if self.ar { 0 } else { self.gamma as usize },
+            max_connections: self.max_connections,
+            header_timeout: self.header_timeout,
             max_body_bytes: self.max_body_bytes,
             max_concurrent: self.max_concurrent,
             request_timeout: self.request_timeout,

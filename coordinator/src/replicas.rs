@@ -16,19 +16,22 @@ use std::{
 };
 
 use proto::v1::{DescribeResponse, Role};
-use telemetry::server::KEEPALIVE;
 use tokio::{
-    net::lookup_host,
     sync::mpsc,
     task::JoinSet,
     time::{self, timeout_at},
 };
 use tonic::{
     Status,
-    transport::{Channel, Endpoint, Uri},
+    transport::{Channel, Endpoint},
 };
 
 use crate::{Error, pairing};
+use address::Address;
+
+mod address;
+
+pub(crate) use address::channel;
 
 /// How old what a replica says of its load may be, and how long one that failed is passed over while there are others.
 const LOAD_AGE: Duration = Duration::from_secs(1);
@@ -54,14 +57,6 @@ struct Inner {
     identity: OnceLock<DescribeResponse>,
     replicas: Mutex<Vec<Arc<Replica>>>,
     resolved: tokio::sync::Mutex<Option<Instant>>,
-}
-
-/// An address as it was given.
-struct Address {
-    url: String,
-    host: String,
-    port: u16,
-    endpoint: Endpoint,
 }
 
 /// One service.
@@ -93,7 +88,7 @@ pub(crate) struct Placed {
 impl Replicas {
     /// The replicas at `urls`, separated by commas.
     pub(crate) fn new(side: &'static str, urls: &str) -> Result<Self, Error> {
-        let addresses = urls.split(',').map(|url| address(side, url.trim())).collect::<Result<_, _>>()?;
+        let addresses = urls.split(',').map(|url| Address::new(side, url.trim())).collect::<Result<_, _>>()?;
         let (replicas, resolved) = (Mutex::default(), tokio::sync::Mutex::default());
         Ok(Self(Arc::new(Inner { side, addresses, identity: OnceLock::new(), replicas, resolved })))
     }
@@ -276,8 +271,20 @@ impl Replicas {
         self.0.replicas.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Brings the list in line with what the names stand for now.
+    /// Sees to it that the list is what the names stand for. What is known serves while a name is resolved anew.
     async fn resolve(&self) {
+        if self.list().is_empty() {
+            return self.refresh().await;
+        }
+        let is_old = |resolved: &Option<Instant>| resolved.is_none_or(|at| at.elapsed() >= RESOLVED_AGE);
+        if self.0.addresses.iter().any(Address::is_name) && self.0.resolved.try_lock().is_ok_and(|at| is_old(&at)) {
+            let replicas = self.clone();
+            tokio::spawn(async move { replicas.refresh().await });
+        }
+    }
+
+    /// Brings the list in line with what the names stand for now.
+    async fn refresh(&self) {
         let mut resolved = self.0.resolved.lock().await;
         if resolved.is_some_and(|at| at.elapsed() < RESOLVED_AGE) {
             return;
@@ -356,56 +363,6 @@ impl Drop for Placed {
     fn drop(&mut self) {
         self.replica.own.fetch_sub(1, Relaxed);
     }
-}
-
-impl Address {
-    /// One for each address that the host stands for.
-    async fn endpoints(&self) -> Vec<(String, Endpoint)> {
-        if self.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok() {
-            return vec![(self.url.clone(), self.endpoint.clone())];
-        }
-        let addresses = match lookup_host((self.host.as_str(), self.port)).await {
-            Ok(addresses) => addresses.collect::<Vec<_>>(),
-            Err(error) => {
-                tracing::warn!(host = self.host, %error, "a name is not resolved");
-                Vec::new()
-            }
-        };
-        let origin = self.endpoint.uri().clone();
-        let endpoint = |address: std::net::SocketAddr| {
-            let url = format!("http://{address}");
-            let endpoint = Endpoint::from_shared(url.clone()).ok()?;
-            Some((url, tuned(endpoint).origin(origin.clone())))
-        };
-        addresses.into_iter().filter_map(endpoint).collect()
-    }
-}
-
-fn address(side: &'static str, url: &str) -> Result<Address, Error> {
-    let bad = |problem: &str| Error::Address { side, url: url.to_owned(), problem: problem.to_owned() };
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(&error.to_string()))?;
-    let uri: &Uri = endpoint.uri();
-    let (scheme, host) = (uri.scheme_str(), uri.host().map(str::to_owned));
-    let Some(host) = host.filter(|_| scheme == Some("http")) else { return Err(bad("it is not an http URL")) };
-    let Some(port) = uri.port_u16().filter(|&port| port != 0) else {
-        return Err(bad("it has no port from 1 to 65535"));
-    };
-    Ok(Address { url: url.to_owned(), host, port, endpoint: tuned(endpoint) })
-}
-
-/// A connection that is made when it is first used and again whenever it is lost.
-fn tuned(endpoint: Endpoint) -> Endpoint {
-    endpoint
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true)
-}
-
-/// A connection to the one service at `url`.
-pub(crate) fn channel(side: &'static str, url: &str) -> Result<Channel, Error> {
-    Ok(address(side, url)?.endpoint.connect_lazy())
 }
 
 /// 64 bits that nobody foresees.

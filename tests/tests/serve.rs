@@ -40,6 +40,16 @@ async fn oracle(pair: &Pair, prompt: &str, temperature: f64, seed: u64, tokens: 
     run(pair, &request(prompt, sampled(temperature, seed), tokens, 0)).await
 }
 
+/// Of a prompt that was not seen before.
+fn usage(prompt: u64, completion: u64) -> Value {
+    json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": { "cached_tokens": 0 },
+    })
+}
+
 fn body(temperature: f64, seed: u64, tokens: usize, gamma: u32) -> Value {
     json!({ "prompt": "ROMEO:", "temperature": temperature, "seed": seed, "max_tokens": tokens, "gamma": gamma })
 }
@@ -70,10 +80,7 @@ async fn a_completion_is_what_the_target_alone_says() {
             let choice = &answer["choices"][0];
             assert_eq!(choice["text"], alone.text, "γ = {gamma}, temperature {temperature}");
             assert_eq!((&choice["finish_reason"], &choice["seed"]), (&json!("length"), &json!(seed)));
-            assert_eq!(
-                answer["usage"],
-                json!({ "prompt_tokens": 6, "completion_tokens": 300, "total_tokens": 306, "prompt_tokens_details": { "cached_tokens": 0 } })
-            );
+            assert_eq!(answer["usage"], usage(6, 300));
             assert_eq!(answer["object"], "text_completion");
             assert_eq!(answer["model"], embedded.pair.target.description.model);
         }
@@ -166,10 +173,7 @@ async fn choices_have_the_seeds_after_the_first() {
         assert_eq!(choice["seed"], 40 + index);
         assert_eq!(joined(&chunks, index), alone);
     }
-    assert_eq!(
-        answer["usage"],
-        json!({ "prompt_tokens": 6, "completion_tokens": 180, "total_tokens": 186, "prompt_tokens_details": { "cached_tokens": 0 } })
-    );
+    assert_eq!(answer["usage"], usage(6, 180));
 }
 
 /// What is answered without a seed is answered again with the seed that was drawn.
@@ -292,4 +296,23 @@ async fn a_request_belongs_to_its_clients_trace() {
     });
     assert_eq!(foreign, trace);
     assert_ne!(own, trace);
+}
+
+/// The document names what is served, and each field of a request that it names is one that a wrong value is refused for.
+#[tokio::test]
+async fn the_openapi_document_says_what_is_served() {
+    let embedded = Embedded::start().await;
+    let serving = Serving::start(&embedded.pair, CONFIG).await;
+    let document = get(&serving.address, "/openapi.json").await.json().await;
+    for (path, schema) in [(COMPLETIONS, "CompletionRequest"), (CHAT, "ChatRequest")] {
+        assert!(document["paths"][path]["post"].is_object(), "{path}");
+        let fields = document["components"]["schemas"][schema]["properties"].as_object().expect("fields");
+        assert!(fields.len() > 15);
+        for field in fields.keys() {
+            let wrong = with(json!({ "prompt": "O", "messages": [] }), json!({ field: { "wrong": [] } }));
+            let answer = serving.post(path, &wrong).await;
+            assert_eq!(answer.status, 400, "{field}");
+            assert_eq!(answer.json().await["error"]["param"], *field);
+        }
+    }
 }

@@ -128,6 +128,9 @@ fn an_address_that_cannot_be_used_ends_with_status_1_and_is_named() {
         outrider(&["generate", "ROMEO:", "--ar", "--target", url]).failed(1, &words).names("target");
         outrider(&["describe", url]).failed(1, &words);
     }
+    // One of several is enough to be wrong.
+    let several = format!("{NOBODY},nowhere");
+    outrider(&["generate", "ROMEO:", "--ar", "--target", &several]).failed(1, &["nowhere", "not an http URL"]);
 }
 
 #[test]
@@ -146,7 +149,16 @@ fn a_service_that_does_not_answer_is_named_with_the_reason() {
 fn the_help_of_each_command_names_each_of_its_flags() {
     let pair = ["--draft ", "--target ", "--threads", "--draft-deadline", "--target-deadline"];
     let models = ["--draft-model", "--target-model", "--synthetic-acceptance"];
-    let sampling = ["--temperature", "--top-k", "--top-p", "--min-p", "--seed"];
+    let sampling = [
+        "--temperature",
+        "--top-k",
+        "--top-p",
+        "--min-p",
+        "--presence-penalty",
+        "--frequency-penalty",
+        "--repetition-penalty",
+        "--seed",
+    ];
     let generate = ["--gamma", "--ar", "--max-tokens", "--stop", "--chat", "--system", "--json"];
     let bench = ["--gamma", "--pairs", "--max-tokens", "--workload", "--sidecar", "--json"];
     for (name, flags) in [

@@ -213,6 +213,7 @@ async fn run(
         max_tokens: plan.max_tokens,
         gamma,
         stop: Vec::new(),
+        top_logprobs: None,
         parent: None,
     };
     generate(bench.pair, request, bench.deadlines, bench.tracer, |_| {}, cancel).await

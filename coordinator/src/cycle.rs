@@ -12,7 +12,7 @@ use std::{
 
 use opentelemetry::{Array, Value, trace::SpanKind};
 use proto::v1;
-use speculative::{Acceptance, Sampling, TokenId, Verdict};
+use speculative::{Acceptance, Logprobs, Sampling, TokenId, Verdict};
 use telemetry::{
     Span, TraceParent, Tracer,
     names::{convention, span, spec},
@@ -25,7 +25,7 @@ pub use record::{Cycle, Leg, Run, StopReason};
 
 use crate::{
     Deadlines, Error, Pair,
-    link::{DraftLink, Opening, TargetLink, trace_context},
+    link::{DraftLink, Opening, TargetLink, Verified, trace_context},
     text::{Piece, Text},
 };
 
@@ -42,6 +42,8 @@ pub struct Request {
     pub gamma: usize,
     /// The text ends before the first of these.
     pub stop: Vec<String>,
+    /// With each token, its log-probability and those of this many likeliest; `None` asks for none.
+    pub top_logprobs: Option<usize>,
     /// The span that asks for it, where there is one: the request is part of its trace.
     pub parent: Option<TraceParent>,
 }
@@ -95,7 +97,7 @@ pub async fn generate_paced<E: Future<Output = ()>>(
             () = &mut cancel => Ok(Some(StopReason::Cancelled)),
             outcome = step => outcome,
         };
-        for piece in generation.text.release(matches!(outcome, Ok(Some(_)))) {
+        for piece in generation.release(matches!(outcome, Ok(Some(_)))) {
             emit(piece).await;
         }
         match outcome {
@@ -125,6 +127,7 @@ impl Request {
             }
         };
         within("max_tokens", self.max_tokens, (1, limits.max_output_tokens as usize), target)?;
+        within("top_logprobs", self.top_logprobs.unwrap_or(0), (0, Logprobs::MOST_TOP), target)?;
         within("gamma", self.gamma, (0, limits.max_gamma as usize), target)?;
         match &pair.draft {
             Some(draft) => {
@@ -147,6 +150,10 @@ struct Generation<'a> {
     committed: Vec<TokenId>,
     /// `committed` may grow to this length.
     longest: usize,
+    /// Of what is committed beyond the prompt, where they are asked for, and perhaps of a little more.
+    logprobs: Vec<Logprobs>,
+    /// Tokens that have gone to `emit`.
+    released: usize,
     text: Text,
     span: Span,
     begun: Instant,
@@ -178,6 +185,8 @@ impl<'a> Generation<'a> {
             target: None,
             committed: request.prompt.clone(),
             longest: context.min(request.prompt.len() + request.max_tokens),
+            logprobs: Vec::new(),
+            released: 0,
             text: Text::new(pair.tokenizer.decoder(), &request.stop),
             span,
             begun,
@@ -203,7 +212,8 @@ impl<'a> Generation<'a> {
             }
         }
         let open = self.open(&self.prefill_span);
-        let Opening { first, cached } = self.open_target(open).await?;
+        let Opening { first, logprobs, cached } = self.open_target(open).await?;
+        self.logprobs.extend(logprobs);
         self.cached_tokens = cached;
         self.time_to_first_token = Some(self.begun.elapsed());
         Ok(self.emit(&Verdict { accepted: 0, tokens: vec![first] }))
@@ -262,11 +272,12 @@ impl<'a> Generation<'a> {
         let sent = Instant::now();
         let target = self.target.as_mut().expect("the prefill has opened the session");
         let verified = target.verify(cycle.number, self.committed.len(), proposal, &cycle.span).await;
-        let (verdict, leg) = verified.inspect_err(|error| {
+        let Verified { verdict, logprobs, leg } = verified.inspect_err(|error| {
             cycle.target = Leg::waited(sent);
             cycle.span.fail(error);
         })?;
         cycle.target = leg;
+        self.logprobs.extend(logprobs);
         Ok(verdict)
     }
 
@@ -284,6 +295,7 @@ impl<'a> Generation<'a> {
         for (at, &token) in verdict.tokens.iter().enumerate() {
             self.committed.push(token);
             if self.pair.tokenizer.end_tokens().contains(&token) {
+                self.text.push_end(token);
                 return Some(StopReason::Eos);
             }
             if self.text.push(token, at < verdict.accepted) {
@@ -291,6 +303,17 @@ impl<'a> Generation<'a> {
             }
         }
         (self.committed.len() >= self.longest).then_some(StopReason::Length)
+    }
+
+    /// The text that has become certain, with its tokens.
+    fn release(&mut self, ended: bool) -> Vec<Piece> {
+        let mut pieces = self.text.release(ended);
+        for piece in &mut pieces {
+            let told = self.released..self.released + piece.tokens.len();
+            self.released = told.end;
+            piece.logprobs = self.logprobs.get(told).unwrap_or_default().to_vec();
+        }
+        pieces
     }
 
     /// What a session starts from now.
@@ -312,6 +335,7 @@ impl<'a> Generation<'a> {
             sampling: Some(sampling),
             max_tokens: (self.longest - self.committed.len()) as u32,
             trace: trace_context(span),
+            top_logprobs: self.request.top_logprobs.map(|top| top as u32),
         }
     }
 
@@ -320,6 +344,7 @@ impl<'a> Generation<'a> {
         self.prefill_span = Span::off();
         let stop_reason = outcome.inspect_err(|error| self.span.fail(error))?;
         let token_ids = self.committed.split_off(self.request.prompt.len());
+        self.logprobs.truncate(token_ids.len());
         self.span.set(convention::USAGE_OUTPUT_TOKENS, token_ids.len() as i64);
         let reasons = Array::String(vec![stop_reason.as_str().into()]);
         self.span.set(convention::RESPONSE_FINISH_REASONS, Value::Array(reasons));
@@ -329,6 +354,7 @@ impl<'a> Generation<'a> {
             seed: self.request.sampling.seed,
             text: self.text.into_string(),
             token_ids,
+            logprobs: self.logprobs,
             stop_reason,
             trace_id: self.span.trace_id(),
             warm: self.warm.unwrap_or_else(|| self.begun.elapsed()),

@@ -147,6 +147,7 @@ impl TargetService for Mirror {
                 accepted: tokens.len() as u32 - 1,
                 tokens,
                 cost: Some(cost()),
+                logprobs: Vec::new(),
             }));
             Ok(TargetSessionResponse { message })
         });

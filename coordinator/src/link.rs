@@ -12,7 +12,7 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Response, Status, Streaming};
 
 pub(crate) use draft::DraftLink;
-pub(crate) use target::{Opening, TargetLink};
+pub(crate) use target::{Opening, TargetLink, Verified};
 
 use crate::Leg;
 

@@ -8,13 +8,14 @@
 //! - [`Keys`]: who may use the API
 //! - `answer`: admission, and an answer in one piece
 //! - `stream`: the same as server-sent events
-//! - `openai`: what goes over the wire
+//! - `openai`, `logprobs`: what goes over the wire
 //! - `refusal`: why there is no answer, as a status and OpenAI's error object
 
 mod answer;
 mod connections;
 mod fields;
 mod keys;
+mod logprobs;
 mod openai;
 mod parse;
 mod refusal;

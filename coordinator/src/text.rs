@@ -1,6 +1,8 @@
 //! Chats to prompts, tokens to text, and where a stop string ends it.
 
-use speculative::TokenId;
+use std::collections::VecDeque;
+
+use speculative::{Logprobs, TokenId};
 use tokenizer::{Decoder, Message, Tokenizer};
 
 use crate::Error;
@@ -33,12 +35,16 @@ pub fn conversation(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Strin
 }
 
 /// A stretch of text of one origin.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
     /// The text.
     pub text: String,
     /// Whether its tokens were proposed by the draft and accepted; otherwise they are the target's own.
     pub accepted: bool,
+    /// The tokens whose text ends in it, and those after them that stand for none.
+    pub tokens: Vec<TokenId>,
+    /// Of each of them, where they are asked for.
+    pub logprobs: Vec<Logprobs>,
 }
 
 /// The text so far. What could still turn out to be the beginning of a stop string is held back.
@@ -49,6 +55,8 @@ pub struct Text {
     text: String,
     /// Where in `text` each run of one origin ends that is not released as a whole.
     runs: Vec<(usize, bool)>,
+    /// The tokens that are not released, each with where in `text` it ended.
+    tokens: VecDeque<(usize, TokenId)>,
     released: usize,
 }
 
@@ -56,7 +64,7 @@ impl Text {
     /// An empty text of `decoder`'s tokens that ends before the first of `stops`; empty stop strings never match.
     pub fn new(decoder: Decoder, stops: &[String]) -> Self {
         let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
-        Self { decoder, stops, text: String::new(), runs: Vec::new(), released: 0 }
+        Self { decoder, stops, text: String::new(), runs: Vec::new(), tokens: VecDeque::new(), released: 0 }
     }
 
     /// Adds a token; `true` when it completes a stop string, which is then cut off with all that follows it.
@@ -64,6 +72,7 @@ impl Text {
         let before = self.text.len();
         let text = self.decoder.push(token);
         self.append(&text, accepted);
+        self.push_end(token);
         let ends_now = |stop: &String| {
             let from = self.text.floor_char_boundary((before + 1).saturating_sub(stop.len()));
             self.text[from..].find(stop.as_str()).map(|at| from + at)
@@ -79,6 +88,11 @@ impl Text {
         }
     }
 
+    /// Adds a token that stands for no text.
+    pub fn push_end(&mut self, token: TokenId) {
+        self.tokens.push_back((self.text.len(), token));
+    }
+
     /// Adds text of the origin that completed it.
     fn append(&mut self, text: &str, accepted: bool) {
         if text.is_empty() {
@@ -91,7 +105,7 @@ impl Text {
         }
     }
 
-    /// What has become certain since the last call; all of the rest when `ended`.
+    /// What has become certain since the last call; all of the rest when `ended`, the tokens of what was cut off included.
     pub fn release(&mut self, ended: bool) -> Vec<Piece> {
         if ended {
             let rest = self.decoder.finish();
@@ -103,12 +117,25 @@ impl Text {
         for &(end, accepted) in &self.runs {
             let end = end.min(certain);
             if end > self.released {
-                pieces.push(Piece { text: self.text[self.released..end].to_owned(), accepted });
+                let ended = self.tokens.iter().take_while(|(at, _)| *at <= end).count();
+                let tokens = self.tokens.drain(..ended).map(|(_, token)| token).collect();
+                let text = self.text[self.released..end].to_owned();
+                pieces.push(Piece { text, accepted, tokens, logprobs: Vec::new() });
                 self.released = end;
             }
         }
         let released = self.runs.iter().take_while(|(end, _)| *end <= self.released).count();
         self.runs.drain(..released);
+        if ended && !self.tokens.is_empty() {
+            let rest = self.tokens.drain(..).map(|(_, token)| token);
+            match pieces.last_mut() {
+                Some(last) => last.tokens.extend(rest),
+                None => {
+                    let tokens = rest.collect();
+                    pieces.push(Piece { text: String::new(), accepted: false, tokens, logprobs: Vec::new() });
+                }
+            }
+        }
         pieces
     }
 
@@ -244,6 +271,8 @@ mod tests {
         for (token, accepted) in [(2, true), (3, false), (4, true), (0, false)] {
             text.push(token, accepted);
         }
-        assert_eq!(text.release(true), [Piece { text: "éab".to_owned(), accepted: false }]);
+        let tokens = vec![2, 3, 4, 0];
+        let piece = Piece { text: "éab".to_owned(), accepted: false, tokens, logprobs: Vec::new() };
+        assert_eq!(text.release(true), [piece]);
     }
 }

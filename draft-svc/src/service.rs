@@ -69,7 +69,7 @@ impl Role for Drafting {
         };
         let message = Propose { base_len: base_len as usize, tokens, gamma: gamma as usize };
         let message = match self.0.propose(message).await {
-            Ok(Answer { tokens, confidences, cost }) => {
+            Ok(Answer { tokens, confidences, cost, .. }) => {
                 let cost = Some(exchange.cost(&cost));
                 draft_session_response::Message::Proposal(v1::Proposal { cycle, base_len, tokens, confidences, cost })
             }

@@ -69,11 +69,13 @@ impl Role for Verifying {
         };
         let message = Verify { base_len: base_len as usize, proposed };
         let message = match self.0.verify(&message).await {
-            Ok(Answer { tokens, cost, .. }) => {
+            Ok(Answer { tokens, logprobs, cost, .. }) => {
                 let (base_len, accepted) = (self.base_len() as u32, tokens.len() as u32 - 1);
                 exchange.span.set(spec::ACCEPTED, i64::from(accepted));
                 let cost = Some(exchange.cost(&cost));
-                target_session_response::Message::Verdict(v1::Verdict { cycle, base_len, accepted, tokens, cost })
+                let logprobs = logprobs.into_iter().map(wire::logprobs).collect();
+                let verdict = v1::Verdict { cycle, base_len, accepted, tokens, cost, logprobs };
+                target_session_response::Message::Verdict(verdict)
             }
             Err(AnswerError::Refused(refusal)) => target_session_response::Message::Rejected(exchange.refuse(refusal)),
             Err(AnswerError::Failed(error)) => {

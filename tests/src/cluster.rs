@@ -247,7 +247,7 @@ pub fn tokens(prompt: &str) -> Vec<TokenId> {
 
 /// What to generate.
 pub fn request(prompt: &str, sampling: Sampling, max_tokens: usize, gamma: usize) -> Request {
-    Request { prompt: tokens(prompt), sampling, max_tokens, gamma, stop: Vec::new(), parent: None }
+    Request { prompt: tokens(prompt), sampling, max_tokens, gamma, stop: Vec::new(), top_logprobs: None, parent: None }
 }
 
 /// The same request for the target alone.
@@ -299,5 +299,6 @@ pub fn assert_same(speculative: &Run, alone: &Run, what: &str) {
     assert_eq!(differ, None, "{what}: the first token that differs");
     assert_eq!(ours.len(), theirs.len(), "{what}: number of tokens");
     assert_eq!(speculative.text, alone.text, "{what}: text");
+    assert!(speculative.logprobs == alone.logprobs, "{what}: log-probabilities");
     assert_eq!(speculative.stop_reason, alone.stop_reason, "{what}: stop reason");
 }

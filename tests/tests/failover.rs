@@ -63,9 +63,10 @@ async fn another_target_takes_over() {
     for (gamma, sampling) in [(0, sampled(0.8, 61)), (4, penalised), (16, Sampling::greedy())] {
         let (mut first, second) = (target(), target());
         let pair = connect(&[&draft], &[&first, &second]).await;
-        let asked = request("ROMEO:", sampling, 512, gamma);
+        let asked = Request { top_logprobs: Some(2), ..request("ROMEO:", sampling, 512, gamma) };
         let run = struck(&pair, &asked, PATIENT, 50, || first.kill()).await.expect("a run that goes on");
         assert_same(&run, &truth(&asked).await, &format!("γ {gamma}"));
+        assert_eq!(run.logprobs.len(), 512);
         let lost = run.cycles.iter().filter(|cycle| cycle.target.compute.is_zero()).count();
         assert_eq!(lost, 1, "the cycle whose verdict was lost");
         let whole: usize = run.cycles.iter().map(|cycle| cycle.accepted + 1).sum();

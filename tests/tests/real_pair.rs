@@ -47,7 +47,7 @@ fn pair_of_files() -> Option<Models> {
 
 async fn tokens(pair: &Pair, prompt: &str, sampling: Sampling, gamma: usize, max_tokens: usize) -> (Vec<u32>, f64) {
     let prompt = encode(&pair.tokenizer, prompt).expect("the prompt is encoded");
-    let request = Request { prompt, sampling, max_tokens, gamma, stop: Vec::new(), parent: None };
+    let request = Request { prompt, sampling, max_tokens, gamma, stop: Vec::new(), top_logprobs: None, parent: None };
     let deadlines = Deadlines { draft: Duration::from_secs(60), target: Duration::from_secs(60) };
     let tracer = Tracer::off();
     let run = generate(pair, request, deadlines, &tracer, |_| {}, std::future::pending()).await;

@@ -4,6 +4,8 @@
 mod connections;
 #[path = "serve/keys.rs"]
 mod keys;
+#[path = "serve/logprobs.rs"]
+mod logprobs;
 #[path = "serve/refusals.rs"]
 mod refusals;
 #[path = "serve/stopping.rs"]

@@ -47,6 +47,7 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
                 max_tokens: args.max_tokens as usize,
                 gamma,
                 stop: args.stop,
+                top_logprobs: None,
                 parent: None,
             };
             let shown = if args.chat { prompt + "\n" } else { prompt };
@@ -131,7 +132,7 @@ fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io:
         write!(out, "{prompt}")?;
         out.flush()?;
     }
-    for Piece { text, accepted } in pieces {
+    for Piece { text, accepted, .. } in pieces {
         written = true;
         let style = if accepted { terminal::ACCEPTED } else { terminal::OWN };
         match (json, colour) {

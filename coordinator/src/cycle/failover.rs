@@ -65,6 +65,7 @@ impl Generation<'_> {
             match TargetLink::open(&self.pair.target, open, self.deadlines.target, &mut avoided).await {
                 Ok((target, opening)) => {
                     self.target = Some(target);
+                    self.logprobs.extend(opening.logprobs);
                     cycle.target = Leg { network: cycle.target.network + begun.elapsed(), ..cycle.target };
                     return Ok(Verdict { accepted: 0, tokens: vec![opening.first] });
                 }

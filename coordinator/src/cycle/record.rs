@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use speculative::{Acceptance, TokenId, roofline::Work};
+use speculative::{Acceptance, Logprobs, TokenId, roofline::Work};
 use telemetry::{
     Span,
     names::{convention, roofline, spec},
@@ -152,6 +152,8 @@ pub struct Run {
     pub text: String,
     /// The emitted tokens, the one that completed a stop string or ended the text included.
     pub token_ids: Vec<TokenId>,
+    /// Of each of them, where the request asks for them.
+    pub logprobs: Vec<Logprobs>,
     /// Why it ended.
     pub stop_reason: StopReason,
     /// The trace, where one was exported.

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use proto::v1::{
-    self, TargetSessionRequest, TargetSessionResponse, Verdict, Verify, target_service_client::TargetServiceClient,
-    target_session_request, target_session_response,
+    self, TargetSessionRequest, TargetSessionResponse, TokenLogprobs, Verdict, Verify,
+    target_service_client::TargetServiceClient, target_session_request, target_session_response,
 };
-use speculative::TokenId;
+use speculative::{Logprobs, TokenId};
 use telemetry::Span;
 use tokio::time;
 use tonic::Status;
@@ -18,17 +18,36 @@ use crate::{Error, Leg, Service, replicas::Placed};
 pub(crate) struct TargetLink {
     duplex: Messages,
     deadline: Duration,
-    tokenizer_size: u32,
+    vocabulary: Vocabulary,
     placed: Placed,
 }
 
 /// What opening a session brings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Opening {
     /// The token after those that it opened with.
     pub(crate) first: TokenId,
+    /// Of that token, where they are asked for.
+    pub(crate) logprobs: Vec<Logprobs>,
     /// How many of those were in the replica's cache already.
     pub(crate) cached: usize,
+}
+
+/// A verdict with all that came with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Verified {
+    pub(crate) verdict: speculative::Verdict,
+    /// Of each of its tokens, where they are asked for.
+    pub(crate) logprobs: Vec<Logprobs>,
+    pub(crate) leg: Leg,
+}
+
+/// What a target may say.
+#[derive(Clone, Copy, Debug)]
+struct Vocabulary {
+    tokenizer_size: u32,
+    /// Likeliest tokens whose log-probabilities are asked for with each of its own.
+    top_logprobs: Option<u32>,
 }
 
 type Messages = Duplex<TargetSessionRequest, TargetSessionResponse>;
@@ -45,15 +64,14 @@ impl TargetLink {
         let committed = open.tokens.len();
         let placed = service.replicas.place(avoided).await;
         let placed = placed.map_err(|status| Error::Target { committed, status: Box::new(status) })?;
-        let opened = match time::timeout(deadline, Self::open_on(service, &placed, open)).await {
+        let (tokenizer_size, top_logprobs) = (service.description.tokenizer_size, open.top_logprobs);
+        let vocabulary = Vocabulary { tokenizer_size, top_logprobs };
+        let opened = match time::timeout(deadline, Self::open_on(service, &placed, open, vocabulary)).await {
             Ok(opened) => opened,
             Err(_) => Err(Error::TargetDeadline { committed, deadline_s: deadline.as_secs_f64() }),
         };
         match opened {
-            Ok((duplex, opening)) => {
-                let tokenizer_size = service.description.tokenizer_size;
-                Ok((Self { duplex, deadline, tokenizer_size, placed }, opening))
-            }
+            Ok((duplex, opening)) => Ok((Self { duplex, deadline, vocabulary, placed }, opening)),
             Err(error) => {
                 placed.failed();
                 avoided.push(placed.url().to_owned());
@@ -62,7 +80,12 @@ impl TargetLink {
         }
     }
 
-    async fn open_on(service: &Service, placed: &Placed, open: v1::Open) -> Result<(Messages, Opening), Error> {
+    async fn open_on(
+        service: &Service,
+        placed: &Placed,
+        open: v1::Open,
+        vocabulary: Vocabulary,
+    ) -> Result<(Messages, Opening), Error> {
         let committed = open.tokens.len();
         let lost = |status| Error::Target { committed, status: Box::new(status) };
         let mut client = TargetServiceClient::new(placed.channel());
@@ -71,10 +94,12 @@ impl TargetLink {
         let mut duplex = Duplex::open(TargetSessionRequest { message }, call).await.map_err(lost)?;
         match duplex.next().await.map_err(lost)?.message {
             Some(target_session_response::Message::Opened(opened)) => match opened.first_token {
-                Some(token) if token < service.description.tokenizer_size => {
+                Some(first) if first < vocabulary.tokenizer_size => {
                     service.replicas.confirm(placed, &opened.incarnation_id).await.map_err(lost)?;
                     let cached = opened.cost.unwrap_or_default().cached as usize;
-                    Ok((duplex, Opening { first: token, cached }))
+                    let logprobs = vocabulary.logprobs(1, opened.first_logprobs.into_iter().collect());
+                    let logprobs = logprobs.map_err(|what| Error::Protocol { committed, what })?;
+                    Ok((duplex, Opening { first, logprobs, cached }))
                 }
                 _ => Err(Error::Protocol { committed, what: "open was not answered by a first token".to_owned() }),
             },
@@ -95,7 +120,7 @@ impl TargetLink {
         base_len: usize,
         proposed: &[TokenId],
         span: &Span,
-    ) -> Result<(speculative::Verdict, Leg), Error> {
+    ) -> Result<Verified, Error> {
         let lost = |status| Error::Target { committed: base_len, status: Box::new(status) };
         let sent = Instant::now();
         let trace = trace_context(span);
@@ -110,10 +135,7 @@ impl TargetLink {
             Err(detail) => return Err(Error::Refused { committed: base_len, detail }),
         };
         let leg = leg(sent, verdict.cost.as_ref().unwrap_or(&v1::Cost::default()));
-        match self.check(base_len, proposed, verdict) {
-            Ok(verdict) => Ok((verdict, leg)),
-            Err(what) => Err(Error::Protocol { committed: base_len, what }),
-        }
+        self.check(base_len, proposed, verdict, leg).map_err(|what| Error::Protocol { committed: base_len, what })
     }
 
     /// The answer to `cycle`; earlier ones are stale and dropped.
@@ -132,15 +154,18 @@ impl TargetLink {
     }
 
     /// A verdict accepts a prefix of the proposal, adds one token, and counts what it committed.
-    fn check(&self, base_len: usize, proposed: &[TokenId], verdict: Verdict) -> Result<speculative::Verdict, String> {
+    fn check(&self, base_len: usize, proposed: &[TokenId], verdict: Verdict, leg: Leg) -> Result<Verified, String> {
         let (accepted, tokens) = (verdict.accepted as usize, verdict.tokens);
         let consistent = accepted <= proposed.len()
             && tokens.len() == accepted + 1
             && tokens[..accepted] == proposed[..accepted]
             && verdict.base_len as usize == base_len + tokens.len()
-            && tokens.iter().all(|&token| token < self.tokenizer_size);
+            && tokens.iter().all(|&token| token < self.vocabulary.tokenizer_size);
         match consistent {
-            true => Ok(speculative::Verdict { accepted, tokens }),
+            true => {
+                let logprobs = self.vocabulary.logprobs(tokens.len(), verdict.logprobs)?;
+                Ok(Verified { verdict: speculative::Verdict { accepted, tokens }, logprobs, leg })
+            }
             false => Err(format!(
                 "its verdict accepts {accepted} of {} and commits {} tokens to {} (from {base_len})",
                 proposed.len(),
@@ -148,5 +173,25 @@ impl TargetLink {
                 verdict.base_len
             )),
         }
+    }
+}
+
+impl Vocabulary {
+    /// The log-probabilities that came with `tokens` tokens: one each where they are asked for.
+    fn logprobs(self, tokens: usize, told: Vec<TokenLogprobs>) -> Result<Vec<Logprobs>, String> {
+        let Some(top) = self.top_logprobs else { return Ok(Vec::new()) };
+        let consistent = |told: &TokenLogprobs| {
+            told.top_tokens.len() == told.top_logprobs.len()
+                && told.top_tokens.len() <= top as usize
+                && told.top_tokens.iter().all(|&token| token < self.tokenizer_size)
+        };
+        if told.len() != tokens || !told.iter().all(consistent) {
+            return Err(format!("it tells {} log-probabilities of {tokens} tokens, or tells them wrongly", told.len()));
+        }
+        let of_token = |told: TokenLogprobs| Logprobs {
+            chosen: told.logprob,
+            top: told.top_tokens.into_iter().zip(told.top_logprobs).collect(),
+        };
+        Ok(told.into_iter().map(of_token).collect())
     }
 }

@@ -29,7 +29,7 @@ use crate::{Run, generate_paced, replicas::random, text::Piece};
 /// A request that is let in.
 #[derive(Debug)]
 pub(super) struct Job {
-    app: Arc<App>,
+    pub(super) app: Arc<App>,
     pub(super) head: Head,
     pub(super) asked: Asked,
     deadline: Instant,
@@ -115,7 +115,8 @@ async fn whole(job: &Arc<Job>) -> Result<Response, Refusal> {
         runs.push((index, run?));
     }
     runs.sort_by_key(|(index, _)| *index);
-    let choices = runs.iter().map(|(index, run)| Choice::whole(job.head.endpoint, *index, run)).collect();
+    let tokenizer = &job.app.pair()?.0.tokenizer;
+    let choices = runs.iter().map(|(index, run)| Choice::whole(job.head.endpoint, *index, run, tokenizer)).collect();
     let runs: Vec<_> = runs.into_iter().map(|(_, run)| run).collect();
     let mut answer = job.head.answer(false, choices);
     answer.usage = Some(Some(Usage::of(&runs)));

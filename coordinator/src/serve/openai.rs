@@ -9,8 +9,12 @@ use axum::{
 };
 use serde::Serialize;
 use speculative::Acceptance;
+use tokenizer::Tokenizer;
 
-use super::parse::Endpoint;
+use super::{
+    logprobs::{ChoiceLogprobs, Scribe},
+    parse::Endpoint,
+};
 use crate::{Pair, Run, StopReason, report::Breakdowns};
 
 /// A response of JSON.
@@ -111,7 +115,7 @@ pub(super) struct Choice {
     message: Option<Message>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delta: Option<Message>,
-    logprobs: Option<()>,
+    logprobs: Option<ChoiceLogprobs>,
     finish_reason: Option<&'static str>,
     /// The seed that gives this choice again.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,9 +133,10 @@ struct Message {
 
 impl Choice {
     /// A choice as a whole.
-    pub(super) fn whole(endpoint: Endpoint, index: usize, run: &Run) -> Self {
+    pub(super) fn whole(endpoint: Endpoint, index: usize, run: &Run, tokenizer: &Tokenizer) -> Self {
         let text = run.text.clone();
-        let choice = Self { index, finish_reason: Some(finish_reason(run)), seed: Some(run.seed), ..Self::default() };
+        let logprobs = Scribe::new(endpoint, tokenizer).spell(&run.token_ids, &run.logprobs);
+        let choice = Self { logprobs, ..Self::ended(index, run) };
         match endpoint {
             Endpoint::Completions => Self { text: Some(text), ..choice },
             Endpoint::Chat => {
@@ -141,19 +146,30 @@ impl Choice {
     }
 
     /// The next text of a choice; its `first` says who speaks.
-    pub(super) fn piece(endpoint: Endpoint, index: usize, text: String, first: bool) -> Self {
+    pub(super) fn piece(
+        endpoint: Endpoint,
+        index: usize,
+        text: String,
+        logprobs: Option<ChoiceLogprobs>,
+        first: bool,
+    ) -> Self {
+        let choice = Self { index, logprobs, ..Self::default() };
         match endpoint {
-            Endpoint::Completions => Self { index, text: Some(text), ..Self::default() },
+            Endpoint::Completions => Self { text: Some(text), ..choice },
             Endpoint::Chat => {
                 let role = first.then_some("assistant");
-                Self { index, delta: Some(Message { role, content: Some(text) }), ..Self::default() }
+                Self { delta: Some(Message { role, content: Some(text) }), ..choice }
             }
         }
     }
 
+    fn ended(index: usize, run: &Run) -> Self {
+        Self { index, finish_reason: Some(finish_reason(run)), seed: Some(run.seed), ..Self::default() }
+    }
+
     /// The end of a choice.
     pub(super) fn end(endpoint: Endpoint, index: usize, run: &Run) -> Self {
-        let choice = Self { index, finish_reason: Some(finish_reason(run)), seed: Some(run.seed), ..Self::default() };
+        let choice = Self::ended(index, run);
         match endpoint {
             Endpoint::Completions => Self { text: Some(String::new()), ..choice },
             Endpoint::Chat => Self { delta: Some(Message::default()), ..choice },

@@ -1,7 +1,7 @@
 //! A body to what is generated. Every refusal names the field, its value and what is allowed.
 
 use serde_json::Value;
-use speculative::{Penalties, Sampling, TokenId};
+use speculative::{Logprobs, Penalties, Sampling, TokenId};
 use tokenizer::Message;
 
 use super::{Config, Refusal, fields::Fields};
@@ -73,6 +73,7 @@ pub(super) fn parse(
     let include_usage = include_usage(fields, stream)?;
     let (sampling, stop) = (sampling(fields, random)?, stop(fields)?);
     let gamma = gamma(fields, pair, config)?;
+    let top_logprobs = top_logprobs(fields, endpoint)?;
     let wanted = fields.whole(names.max_tokens, 1..=limit(pair, |limits| limits.max_output_tokens))?;
     let prompt = match endpoint {
         Endpoint::Completions => prompt(fields, pair),
@@ -85,7 +86,8 @@ pub(super) fn parse(
             room.min(limit(pair, |limits| limits.max_output_tokens)).max(1)
         }
     });
-    let request = Request { prompt, sampling, max_tokens: max_tokens as usize, gamma, stop, parent: None };
+    let max_tokens = max_tokens as usize;
+    let request = Request { prompt, sampling, max_tokens, gamma, stop, top_logprobs, parent: None };
     Ok(Asked { request, choices: choices as usize, stream, include_usage, names })
 }
 
@@ -119,11 +121,9 @@ fn unsupported(fields: Fields<'_>, choices: u64) -> Result<(), Refusal> {
         Some(value) if value.as_f64() != Some(neutral) => Err(fields.refuse(name, allowed)),
         _ => Ok(()),
     };
-    for name in ["top_logprobs", "min_tokens"] {
-        by_number(name, 0.0, "0")?;
-    }
+    by_number("min_tokens", 0.0, "0")?;
     by_number("best_of", choices as f64, "the same as n")?;
-    for name in ["logprobs", "echo", "ignore_eos", "use_beam_search"] {
+    for name in ["echo", "ignore_eos", "use_beam_search"] {
         if fields.get(name).is_some_and(|value| !falsely(value)) {
             return Err(fields.refuse(name, "false"));
         }
@@ -203,6 +203,20 @@ fn gamma(fields: Fields<'_>, pair: &Pair, config: &Config) -> Result<usize, Refu
     let most = limit(pair, |limits| limits.max_gamma).min(draft.into());
     let gamma = fields.whole("gamma", 0..=most)?;
     Ok(gamma.map_or(config.gamma.min(most as usize), |gamma| gamma as usize))
+}
+
+/// A chat asks for log-probabilities and says of how many tokens, a completion does both with one number.
+fn top_logprobs(fields: Fields<'_>, endpoint: Endpoint) -> Result<Option<usize>, Refusal> {
+    let number = |name| Ok(fields.whole(name, 0..=Logprobs::MOST_TOP as u64)?.map(|top| top as usize));
+    match endpoint {
+        Endpoint::Completions if fields.get("logprobs") == Some(&Value::Bool(false)) => Ok(None),
+        Endpoint::Completions => number("logprobs"),
+        Endpoint::Chat => match (fields.boolean("logprobs")?, number("top_logprobs")?) {
+            (true, top) => Ok(Some(top.unwrap_or(0))),
+            (false, None | Some(0)) => Ok(None),
+            (false, Some(_)) => Err(fields.refuse("top_logprobs", "0 or null, unless logprobs is true")),
+        },
+    }
 }
 
 fn prompt(fields: Fields<'_>, pair: &Pair) -> Result<Vec<TokenId>, Refusal> {

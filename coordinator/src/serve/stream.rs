@@ -1,6 +1,6 @@
 //! An answer as server-sent events, at the pace of its reader.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, iter, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
@@ -14,16 +14,17 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use super::{
     Refusal,
     answer::Job,
+    logprobs::{ChoiceLogprobs, Scribe},
     openai::{Choice, Head, Metrics, Usage},
 };
-use crate::Run;
+use crate::{Run, text::Piece};
 
 /// Pieces that wait for a slow client; then the cycle waits.
 const OUTBOX: usize = 8;
 
 /// What happens to a choice.
 enum Event {
-    Piece { index: usize, text: String },
+    Piece { index: usize, piece: Piece },
     Ended { index: usize, run: Box<Run> },
     Failed(Refusal),
 }
@@ -40,7 +41,7 @@ pub(super) async fn respond(job: &Arc<Job>) -> Result<Response, Refusal> {
         Some(event) => event,
         None => return Err(Refusal::Panicked),
     };
-    let mut writer = Writer::new(job);
+    let mut writer = Writer::new(job)?;
     let events = tokio_stream::once(first).chain(ReceiverStream::new(events));
     let body = Body::from_stream(events.map_while(move |event| writer.write(event)).map(Ok::<_, Infallible>));
     let mut response = Response::new(body);
@@ -52,10 +53,10 @@ pub(super) async fn respond(job: &Arc<Job>) -> Result<Response, Refusal> {
 
 /// Generates a choice into `outbox`. Where nobody reads that any more, the run ends.
 async fn run(job: Arc<Job>, index: usize, outbox: mpsc::Sender<Event>) {
-    let emit = |piece: crate::text::Piece| {
+    let emit = |piece| {
         let outbox = outbox.clone();
         // A reader that is gone is told of by `closed`.
-        async move { drop(outbox.send(Event::Piece { index, text: piece.text }).await) }
+        async move { drop(outbox.send(Event::Piece { index, piece }).await) }
     };
     let ended = match job.run(index, emit, outbox.closed()).await {
         Ok(run) => Event::Ended { index, run: Box::new(run) },
@@ -71,19 +72,24 @@ struct Writer {
     include_usage: bool,
     /// Whether a choice has said something.
     begun: Vec<bool>,
+    /// For each choice's log-probabilities.
+    scribes: Vec<Scribe>,
     ended: Vec<Run>,
     failed: bool,
 }
 
 impl Writer {
-    fn new(job: &Job) -> Self {
-        Self {
+    fn new(job: &Job) -> Result<Self, Refusal> {
+        let tokenizer = &job.app.pair()?.0.tokenizer;
+        let scribe = || Scribe::new(job.head.endpoint, tokenizer);
+        Ok(Self {
             head: job.head.clone(),
             include_usage: job.asked.include_usage,
             begun: vec![false; job.asked.choices],
+            scribes: iter::repeat_with(scribe).take(job.asked.choices).collect(),
             ended: Vec::new(),
             failed: false,
-        }
+        })
     }
 
     /// What the client gets for `event`; `None` ends the stream.
@@ -93,7 +99,10 @@ impl Writer {
         }
         let mut text = String::new();
         match event {
-            Event::Piece { index, text: piece } => self.piece(index, piece, &mut text),
+            Event::Piece { index, piece } => {
+                let logprobs = self.scribes[index].spell(&piece.tokens, &piece.logprobs);
+                self.piece(index, piece.text, logprobs, &mut text);
+            }
             Event::Ended { index, run } => self.end(index, *run, &mut text),
             Event::Failed(refusal) => {
                 refusal.log();
@@ -105,14 +114,14 @@ impl Writer {
         Some(text.into())
     }
 
-    fn piece(&mut self, index: usize, piece: String, out: &mut String) {
+    fn piece(&mut self, index: usize, text: String, logprobs: Option<ChoiceLogprobs>, out: &mut String) {
         let first = !std::mem::replace(&mut self.begun[index], true);
-        self.chunk(Choice::piece(self.head.endpoint, index, piece, first), out);
+        self.chunk(Choice::piece(self.head.endpoint, index, text, logprobs, first), out);
     }
 
     fn end(&mut self, index: usize, run: Run, out: &mut String) {
         if !self.begun[index] {
-            self.piece(index, String::new(), out);
+            self.piece(index, String::new(), None, out);
         }
         self.chunk(Choice::end(self.head.endpoint, index, &run), out);
         self.ended.push(run);

@@ -12,7 +12,7 @@ mod verifying;
 
 use std::time::Duration;
 
-use speculative::{InvalidSampling, Sampling, TokenId};
+use speculative::{InvalidSampling, Logprobs, Sampling, TokenId};
 
 pub use drafting::{DraftSession, Drafting, Propose};
 pub use verifying::{TargetSession, Verify, Verifying};
@@ -64,6 +64,8 @@ pub struct Open {
     pub sampling: Sampling,
     /// Tokens wanted beyond `tokens`.
     pub max_tokens: usize,
+    /// With each of the target's tokens, its log-probability and those of this many likeliest; `None` asks for none.
+    pub top_logprobs: Option<usize>,
 }
 
 impl Open {
@@ -76,6 +78,7 @@ impl Open {
         within("tokens (length of the prompt)", self.tokens.len(), 1, longest)?;
         within("prompt_len", self.prompt_len, 1, self.tokens.len())?;
         within("max_tokens", self.max_tokens, 1, limits.max_output_tokens)?;
+        within("top_logprobs", self.top_logprobs.unwrap_or(0), 0, Logprobs::MOST_TOP)?;
         self.sampling.validate()?;
         match self.tokens.iter().find(|&&token| token as usize >= model.tokenizer.size()) {
             Some(&token) => within("tokens (id)", token as usize, 0, model.tokenizer.size() - 1),

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use speculative::{History, Sampling, SyntheticAcceptance, TokenId, roofline::Roofs};
+use speculative::{History, Logprobs, Sampling, SyntheticAcceptance, TokenId, roofline::Roofs};
 use tokio::sync::{Mutex, oneshot};
 
 use self::{
@@ -51,6 +51,7 @@ struct Task {
     cache: Option<KvCache>,
     history: History,
     sampling: Sampling,
+    top_logprobs: Option<usize>,
     plan: Plan,
     goal: Goal,
     enqueued: Instant,
@@ -82,6 +83,8 @@ pub struct Answer {
     pub tokens: Vec<TokenId>,
     /// The draft's probability of each proposed token; empty for a verdict.
     pub confidences: Vec<f32>,
+    /// Of each token of a verdict, where they are asked for.
+    pub logprobs: Vec<Logprobs>,
     /// What it cost.
     pub cost: Cost,
 }
@@ -125,6 +128,7 @@ pub(crate) struct Lane {
     /// Travels as the cache does.
     history: History,
     sampling: Sampling,
+    top_logprobs: Option<usize>,
     _admitted: Admitted,
 }
 
@@ -211,7 +215,8 @@ impl Worker {
         let positions = open.tokens.len() + open.max_tokens + self.limits.max_gamma;
         let admitted = self.admission.admit(positions.min(self.description.context)).await?;
         let history = History::new(&open.sampling.penalties, &open.tokens, open.prompt_len);
-        let mut lane = Lane { cache: None, history, sampling: open.sampling, _admitted: admitted };
+        let Open { sampling, top_logprobs, .. } = *open;
+        let mut lane = Lane { cache: None, history, sampling, top_logprobs, _admitted: admitted };
         let plan = Plan { keep: 0, tokens: open.tokens.clone() };
         let answer = self.answer_since(enqueued, &mut lane, plan, goal).await?;
         Ok((lane, answer))
@@ -225,7 +230,8 @@ impl Worker {
     async fn answer_since(&self, enqueued: Instant, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
         let (cache, history) = (lane.cache.take(), mem::take(&mut lane.history));
-        let task = Task { cache, history, sampling: lane.sampling, plan, goal, enqueued, reply };
+        let Lane { sampling, top_logprobs, .. } = *lane;
+        let task = Task { cache, history, sampling, top_logprobs, plan, goal, enqueued, reply };
         self.queue.send(Request::Task(Box::new(task))).map_err(|_| Error::Stopped)?;
         let (cache, history, answer) = answer.await.map_err(|_| Error::Stopped)??;
         (lane.cache, lane.history) = (Some(cache), history);

@@ -116,6 +116,7 @@ async fn open<R: Role>(host: &Host, first: R::Request, desk: &Desk) -> Result<(R
     })?;
     let opened = v1::Opened {
         first_token: answer.tokens.first().copied(),
+        first_logprobs: answer.logprobs.into_iter().next().map(wire::logprobs),
         base_len: role.base_len() as u32,
         cost: Some(exchange.cost(&answer.cost)),
         incarnation_id: host.incarnation().to_owned(),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use model::{Cost, Error, Open, OpenError, Reason, Refusal};
 use proto::v1;
-use speculative::{Penalties, Sampling};
+use speculative::{Logprobs, Penalties, Sampling};
 use telemetry::TraceParent;
 use tonic::Status;
 
@@ -27,7 +27,9 @@ pub fn open(open: v1::Open) -> Result<(Open, Option<TraceParent>), Status> {
         },
     };
     let (prompt_len, max_tokens) = (open.prompt_len as usize, open.max_tokens as usize);
-    Ok((Open { tokens: open.tokens, prompt_len, sampling, max_tokens }, open.trace.map(trace_parent)))
+    let top_logprobs = open.top_logprobs.map(|top| top as usize);
+    let opened = Open { tokens: open.tokens, prompt_len, sampling, max_tokens, top_logprobs };
+    Ok((opened, open.trace.map(trace_parent)))
 }
 
 /// The telemetry's words for a `TraceContext`.
@@ -49,6 +51,12 @@ pub fn cost(cost: &Cost, received: Instant) -> v1::Cost {
         bytes: sum(|pass| pass.work.bytes),
         cached: cost.cached as u32,
     }
+}
+
+/// Log-probabilities on the wire.
+pub fn logprobs(logprobs: Logprobs) -> v1::TokenLogprobs {
+    let (top_tokens, top_logprobs) = logprobs.top.into_iter().unzip();
+    v1::TokenLogprobs { logprob: logprobs.chosen, top_tokens, top_logprobs }
 }
 
 /// A refusal on the wire.

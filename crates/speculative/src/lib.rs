@@ -6,6 +6,7 @@
 //!
 //! # Layout
 //! - [`Sampling`], [`Chooser`], [`gumbel`]: the choice at one position, coupled through shared noise
+//! - [`Logprobs`]: how likely the model held a choice to be
 //! - [`Verdict`]: how much of a proposal stands
 //! - [`Acceptance`]: what the cycles of a run add up to
 //! - [`SyntheticAcceptance`]: proposals accepted by lot, so that costs can be studied without models that agree
@@ -15,6 +16,7 @@
 
 mod acceptance;
 pub mod cost;
+mod logprobs;
 pub mod philox;
 pub mod portable;
 pub mod roofline;
@@ -23,6 +25,7 @@ mod synthetic;
 mod verdict;
 
 pub use acceptance::Acceptance;
+pub use logprobs::Logprobs;
 pub use sampling::{Chooser, History, InvalidSampling, Penalties, Sampling, gumbel};
 pub use synthetic::SyntheticAcceptance;
 pub use verdict::Verdict;

@@ -201,6 +201,13 @@ impl Tokenizer {
         Decoder::new(self.clone())
     }
 
+    /// The bytes that a token stands for: none for a special one, and parts of characters for some.
+    pub fn bytes(&self, token: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.append_bytes(token, &mut bytes);
+        bytes
+    }
+
     pub(crate) fn append_bytes(&self, token: u32, bytes: &mut Vec<u8>) {
         match &self.0.kind {
             Kind::Ascii => bytes.extend(u8::try_from(token).ok().filter(u8::is_ascii)),

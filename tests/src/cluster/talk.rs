@@ -198,5 +198,6 @@ pub fn open(tokens: &[TokenId], sampling: speculative::Sampling, max_tokens: usi
         }),
         max_tokens: max_tokens as u32,
         trace: None,
+        top_logprobs: None,
     }
 }

@@ -140,6 +140,7 @@ impl TargetService for Raw {
                         accepted: tokens.len() as u32 - 1,
                         tokens,
                         cost: None,
+                        logprobs: Vec::new(),
                     })
                 }
                 None => return Err(Status::invalid_argument("no message")),

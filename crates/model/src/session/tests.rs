@@ -30,7 +30,13 @@ fn description() -> Description {
 }
 
 fn open(tokens: &[TokenId], max_tokens: usize) -> Open {
-    Open { tokens: tokens.to_vec(), prompt_len: tokens.len(), sampling: Sampling::greedy(), max_tokens }
+    Open {
+        tokens: tokens.to_vec(),
+        prompt_len: tokens.len(),
+        sampling: Sampling::greedy(),
+        max_tokens,
+        top_logprobs: None,
+    }
 }
 
 fn drafting(tokens: &[TokenId], max_tokens: usize) -> Drafting {

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use speculative::{Chooser, History, Sampling, SyntheticAcceptance, TokenId, Verdict, roofline::Roofs};
+use speculative::{Chooser, History, Logprobs, Sampling, SyntheticAcceptance, TokenId, Verdict, roofline::Roofs};
 use tokio::sync::oneshot;
 
 use super::{Answer, Goal, Pass, Reply, Request, Task, admission::Admission, prefixes::Prefixes};
@@ -27,6 +27,7 @@ struct Active {
     cache: KvCache,
     history: History,
     sampling: Sampling,
+    top_logprobs: Option<usize>,
     goal: Goal,
     enqueued: Instant,
     reply: Reply,
@@ -75,7 +76,7 @@ impl<D: Decoder> Batcher<D> {
         match request {
             Request::MeasureRoofs(reply) => measure(&mut self.decoder, reply),
             Request::Task(task) => {
-                let Task { cache, history, sampling, plan, goal, enqueued, reply } = *task;
+                let Task { cache, history, sampling, top_logprobs, plan, goal, enqueued, reply } = *task;
                 let fresh = cache.is_none();
                 let mut cache = cache.unwrap_or_else(|| self.decoder.new_cache());
                 if cache.len() < plan.keep {
@@ -87,6 +88,7 @@ impl<D: Decoder> Batcher<D> {
                     cache,
                     history,
                     sampling,
+                    top_logprobs,
                     goal,
                     enqueued,
                     reply,
@@ -250,6 +252,11 @@ impl Selector {
                     None => Verdict::of(proposed, choose),
                 };
                 request.history.extend(&verdict.tokens[verdict.accepted..]);
+                if let Some(top) = request.top_logprobs {
+                    let of_row =
+                        |(row, &token)| Logprobs::of(forward.row(sequence, row), self.tokenizer_size, token, top);
+                    request.answer.logprobs = verdict.tokens.iter().enumerate().map(of_row).collect();
+                }
                 request.answer.tokens = verdict.tokens;
             }
         }

@@ -3,7 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["model", "session", "draft", "target"].map(|name| format!("outrider/v1/{name}.proto"));
+    let files = ["model", "session", "draft", "target", "generation"].map(|name| format!("outrider/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=outrider");
     let mut compiler = protox::Compiler::new(["."])?;
     compiler.include_source_info(true).include_imports(true).open_files(&files)?;

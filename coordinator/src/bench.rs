@@ -207,15 +207,9 @@ async fn run(
     round: usize,
     cancel: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Run, Error> {
-    let request = Request {
-        prompt: plan.prompts[round % plan.prompts.len()].clone(),
-        sampling: Sampling { seed: plan.sampling.seed.wrapping_add(round as u64), ..plan.sampling },
-        max_tokens: plan.max_tokens,
-        gamma,
-        stop: Vec::new(),
-        top_logprobs: None,
-        parent: None,
-    };
+    let prompt = plan.prompts[round % plan.prompts.len()].clone();
+    let sampling = Sampling { seed: plan.sampling.seed.wrapping_add(round as u64), ..plan.sampling };
+    let request = Request { max_tokens: plan.max_tokens, gamma, ..Request::new(prompt, sampling) };
     generate(bench.pair, request, bench.deadlines, bench.tracer, |_| {}, cancel).await
 }
 

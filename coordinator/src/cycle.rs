@@ -25,7 +25,7 @@ pub use record::{Cycle, Leg, Run, StopReason};
 
 use crate::{
     Deadlines, Error, Pair,
-    link::{DraftLink, Opening, TargetLink, Verified, trace_context},
+    link::{Call, DraftLink, Opening, TargetLink, Verified, trace_context},
     text::{Piece, Text},
 };
 
@@ -46,6 +46,27 @@ pub struct Request {
     pub top_logprobs: Option<usize>,
     /// The span that asks for it, where there is one: the request is part of its trace.
     pub parent: Option<TraceParent>,
+    /// When its asker stops to wait: the services let go of its sessions then.
+    pub deadline: Option<Instant>,
+    /// Whether the prompt and the output are recorded in its span.
+    pub record_content: bool,
+}
+
+impl Request {
+    /// 256 tokens after `prompt`, of the target alone.
+    pub fn new(prompt: Vec<TokenId>, sampling: Sampling) -> Self {
+        Self {
+            prompt,
+            sampling,
+            max_tokens: 256,
+            gamma: 0,
+            stop: Vec::new(),
+            top_logprobs: None,
+            parent: None,
+            deadline: None,
+            record_content: false,
+        }
+    }
 }
 
 /// Generates from `request`; every piece of text goes to `emit` as soon as it is certain. When `cancel` resolves the run
@@ -150,6 +171,8 @@ struct Generation<'a> {
     committed: Vec<TokenId>,
     /// `committed` may grow to this length.
     longest: usize,
+    /// Whether all targets had the same arithmetic so far.
+    exact: bool,
     /// Of what is committed beyond the prompt, where they are asked for, and perhaps of a little more.
     logprobs: Vec<Logprobs>,
     /// Tokens that have gone to `emit`.
@@ -185,6 +208,7 @@ impl<'a> Generation<'a> {
             target: None,
             committed: request.prompt.clone(),
             longest: context.min(request.prompt.len() + request.max_tokens),
+            exact: true,
             logprobs: Vec::new(),
             released: 0,
             text: Text::new(pair.tokenizer.decoder(), &request.stop),
@@ -208,15 +232,24 @@ impl<'a> Generation<'a> {
             // A prompt that the draft does not take leaves nothing for it to propose.
             if open.tokens.len() <= draft.description.limits.unwrap_or_default().max_prompt_tokens as usize {
                 let target = self.pair.target.description.clone();
-                self.draft = Some(DraftLink::open(draft, target, open, self.deadlines.draft));
+                self.draft = Some(DraftLink::open(draft, target, self.call(open), self.deadlines));
             }
         }
         let open = self.open(&self.prefill_span);
-        let Opening { first, logprobs, cached } = self.open_target(open).await?;
+        let Opening { first, logprobs, cached, exact } = self.open_target(self.call(open)).await?;
         self.logprobs.extend(logprobs);
+        self.placed(exact);
         self.cached_tokens = cached;
         self.time_to_first_token = Some(self.begun.elapsed());
         Ok(self.emit(&Verdict { accepted: 0, tokens: vec![first] }))
+    }
+
+    /// Notes what arithmetic goes on.
+    fn placed(&mut self, exact: bool) {
+        if !exact && std::mem::replace(&mut self.exact, false) {
+            self.span.set(spec::INEXACT, true);
+            tracing::warn!("a target with another arithmetic goes on: the output may differ from one target's");
+        }
     }
 
     /// Gives the draft what is left of its deadline to prefill. The first token is with the client already.
@@ -255,7 +288,7 @@ impl<'a> Generation<'a> {
         let gamma = self.request.gamma.min(wanted - 1).min(draft.room(base_len));
         let mut proposal = Vec::new();
         if gamma > 0 {
-            let open = || self.open(&self.span);
+            let open = || self.call(self.open(&self.span));
             let proposed = draft.propose(cycle.number, &self.committed, gamma, open, &cycle.span).await;
             cycle.draft = proposed.leg;
             proposal = proposed.tokens;
@@ -285,6 +318,9 @@ impl<'a> Generation<'a> {
     fn commit(&mut self, mut cycle: Cycle, proposal: &[TokenId], verdict: &Verdict) -> Option<StopReason> {
         let stop = self.emit(verdict);
         self.acceptance.record(proposal.len(), verdict.accepted);
+        if let Some(draft) = &mut self.draft {
+            draft.learn(proposal.len(), verdict.accepted, cycle.target.round_trip());
+        }
         cycle.end(proposal.len(), verdict.accepted, self.committed.len());
         self.cycles.push(cycle);
         stop
@@ -339,6 +375,11 @@ impl<'a> Generation<'a> {
         }
     }
 
+    /// Opens with what is committed, for as long as somebody waits for more.
+    fn call(&self, open: v1::Open) -> Call {
+        Call { open, deadline: self.request.deadline }
+    }
+
     fn end(mut self, outcome: Result<StopReason, Error>) -> Result<Run, Error> {
         // A run that ends in its prefill has that span open still, and a child ends before its parent.
         self.prefill_span = Span::off();
@@ -348,13 +389,18 @@ impl<'a> Generation<'a> {
         self.span.set(convention::USAGE_OUTPUT_TOKENS, token_ids.len() as i64);
         let reasons = Array::String(vec![stop_reason.as_str().into()]);
         self.span.set(convention::RESPONSE_FINISH_REASONS, Value::Array(reasons));
+        let text = self.text.into_string();
+        if self.request.record_content && self.span.is_recording() {
+            record::record_content(&mut self.span, &self.request, self.pair, &text, stop_reason);
+        }
         Ok(Run {
             gamma: self.request.gamma,
             prompt_tokens: self.request.prompt.len(),
             seed: self.request.sampling.seed,
-            text: self.text.into_string(),
+            text,
             token_ids,
             logprobs: self.logprobs,
+            exact: self.exact,
             stop_reason,
             trace_id: self.span.trace_id(),
             warm: self.warm.unwrap_or_else(|| self.begun.elapsed()),

@@ -20,10 +20,10 @@ use tokio::{net::TcpListener, runtime, sync::mpsc};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{
     Request, Response, Status, Streaming,
-    transport::{Channel, Server, server::TcpIncoming},
+    transport::{Channel, Endpoint, Server, server::TcpIncoming},
 };
 
-use crate::{Error, replicas};
+use crate::Error;
 
 /// Round trips of one measurement.
 const ROUND_TRIPS: usize = 64;
@@ -49,8 +49,10 @@ impl Echo {
                 server.serve_with_incoming(incoming).await.map_err(std::io::Error::other)
             })
         };
+        let channel = Endpoint::from_shared(format!("http://{address}")).map_err(|error| failed(error.to_string()))?;
+        let channel = channel.tcp_nodelay(true).connect_lazy();
         thread::Builder::new().name("echo".to_owned()).spawn(serve).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { channel: replicas::channel("echo", &format!("http://{address}"))? })
+        Ok(Self { channel })
     }
 
     /// Round trips of a `Propose` for γ tokens, each with the answer that a draft would give.

@@ -7,7 +7,7 @@ use std::{future, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use model::{Compute, EmbeddedModel, Limits, Source};
 use speculative::SyntheticAcceptance;
-use telemetry::{Tracer, names};
+use telemetry::{Tracer, names, server};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
 use crate::Error;
@@ -152,9 +152,10 @@ impl Serve {
         };
         let _ = ready.send(Ok(url));
         let (load, stop) = (future::ready(Ok(worker)), async { drop(stopped.await) });
+        let config = server::Config { max_streams: MOST_SESSIONS as u32, grace: GRACE, ..server::Config::default() };
         let served = match side {
-            Side::Draft => draft_svc::serve(listener, load, tracer.clone(), stop, GRACE).await,
-            Side::Target => target_svc::serve(listener, load, tracer.clone(), stop, GRACE).await,
+            Side::Draft => draft_svc::serve(listener, load, tracer.clone(), stop, config).await,
+            Side::Target => target_svc::serve(listener, load, tracer.clone(), stop, config).await,
         };
         if let Err(error) = served {
             tracing::error!(service, %error, "the embedded service failed");

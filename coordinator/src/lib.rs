@@ -29,4 +29,4 @@ pub mod text;
 
 pub use cycle::{Cycle, Leg, Request, Run, StopReason, generate, generate_paced};
 pub use error::Error;
-pub use pairing::{Deadlines, Pair, Service};
+pub use pairing::{Access, Deadlines, Pair, Service};

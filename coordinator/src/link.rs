@@ -9,7 +9,7 @@ use proto::v1::{self, Cost};
 use speculative::roofline::Work;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use draft::DraftLink;
 pub(crate) use target::{Opening, TargetLink, Verified};
@@ -18,6 +18,25 @@ use crate::Leg;
 
 /// Messages on their way out. At most `Open` and one request are ever unanswered.
 const OUTBOX: usize = 2;
+
+/// What opens a session, and until when somebody waits for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) open: v1::Open,
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Call {
+    /// `messages` as a request that the service lets go of at the deadline.
+    fn request<T>(deadline: Option<Instant>, messages: T) -> Request<T> {
+        let mut request = Request::new(messages);
+        if let Some(deadline) = deadline {
+            // A deadline of none would be one that has no end.
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
+        }
+        request
+    }
+}
 
 /// Both directions of a session's stream.
 struct Duplex<Q, A> {

@@ -8,6 +8,7 @@ use tokenizer::Tokenizer;
 use tokio::{task, time};
 use tonic::{Status, transport::Channel};
 
+pub use crate::replicas::Access;
 use crate::{Error, error, replicas::Replicas};
 
 /// How long `Describe` may take, measuring the roofs included.
@@ -24,6 +25,9 @@ const MOST_TOKENIZER_BYTES: usize = 64 << 20;
 pub struct Deadlines {
     /// Beyond it a cycle goes on without a proposal.
     pub draft: Duration,
+    /// Whether it is shortened to what a proposal is worth, the time that its accepted tokens save; off where the cost of
+    /// drafting is what is measured.
+    pub draft_adapts: bool,
     /// Beyond it the target is gone.
     pub target: Duration,
 }
@@ -49,8 +53,8 @@ impl Service {
     ///
     /// # Errors
     /// An address that cannot be used, or no service that answers.
-    pub async fn connect(side: &'static str, urls: &str, measure_roofs: bool) -> Result<Self, Error> {
-        let replicas = Replicas::new(side, urls)?;
+    pub async fn connect(side: &'static str, urls: &str, access: &Access, measure_roofs: bool) -> Result<Self, Error> {
+        let replicas = Replicas::new(side, urls, access)?;
         let (url, channel, description) = replicas.first(measure_roofs).await?;
         Ok(Self { url, side, channel, description, replicas })
     }
@@ -145,14 +149,14 @@ impl Pair {
     ///
     /// # Errors
     /// A service that does not answer, or a pair that does not fit, with both sides named.
-    pub async fn connect(draft: Option<&str>, target: &str) -> Result<Self, Error> {
+    pub async fn connect(draft: Option<&str>, target: &str, access: &Access) -> Result<Self, Error> {
         let draft = async {
             match draft {
-                Some(url) => Service::connect("draft", url, false).await.map(Some),
+                Some(url) => Service::connect("draft", url, access, false).await.map(Some),
                 None => Ok(None),
             }
         };
-        let (draft, target) = tokio::join!(draft, Service::connect("target", target, false));
+        let (draft, target) = tokio::join!(draft, Service::connect("target", target, access, false));
         let (draft, target) = (draft?, target?);
         if let Some(draft) = &draft {
             fits(draft, &target)?;

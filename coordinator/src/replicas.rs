@@ -16,22 +16,18 @@ use std::{
 };
 
 use proto::v1::{DescribeResponse, Role};
+use telemetry::tls::ClientTls;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
     time::{self, timeout_at},
 };
-use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Status, transport::Channel};
 
 use crate::{Error, pairing};
-use address::Address;
+use address::{Address, Place};
 
 mod address;
-
-pub(crate) use address::channel;
 
 /// How old what a replica says of its load may be, and how long one that failed is passed over while there are others.
 const LOAD_AGE: Duration = Duration::from_secs(1);
@@ -46,6 +42,16 @@ const STRAGGLERS_LIMIT: Duration = Duration::from_millis(100);
 /// How long the addresses of a name hold.
 const RESOLVED_AGE: Duration = Duration::from_secs(5);
 
+/// How services are reached, and which may stand in for each other.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// For services at https addresses.
+    pub tls: Option<ClientTls>,
+    /// Whether a target whose arithmetic is another may go on with a session where none with the same is left. The output
+    /// may differ then from what one target would have given, and the run says so.
+    pub inexact_failover: bool,
+}
+
 /// All replicas of one side. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Replicas(Arc<Inner>);
@@ -53,6 +59,8 @@ pub(crate) struct Replicas(Arc<Inner>);
 struct Inner {
     side: &'static str,
     addresses: Vec<Address>,
+    /// Whether a target with another arithmetic may take over where none with the same is left.
+    inexact_failover: bool,
     /// What the others must equal to take over a session.
     identity: OnceLock<DescribeResponse>,
     replicas: Mutex<Vec<Arc<Replica>>>,
@@ -75,6 +83,8 @@ pub(crate) struct Replica {
 #[derive(Clone)]
 struct Said {
     description: DescribeResponse,
+    /// Whether its arithmetic is the first's.
+    exact: bool,
     /// This coordinator's sessions on it at that time.
     own: usize,
 }
@@ -83,14 +93,18 @@ struct Said {
 pub(crate) struct Placed {
     replica: Arc<Replica>,
     incarnation_id: Option<String>,
+    exact: bool,
 }
 
 impl Replicas {
     /// The replicas at `urls`, separated by commas.
-    pub(crate) fn new(side: &'static str, urls: &str) -> Result<Self, Error> {
-        let addresses = urls.split(',').map(|url| Address::new(side, url.trim())).collect::<Result<_, _>>()?;
+    pub(crate) fn new(side: &'static str, urls: &str, access: &Access) -> Result<Self, Error> {
+        let Access { tls, inexact_failover } = access;
+        let address = |url: &str| Address::new(side, url.trim(), tls.as_ref());
+        let addresses = urls.split(',').map(address).collect::<Result<_, _>>()?;
+        let inexact_failover = *inexact_failover;
         let (replicas, resolved) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self(Arc::new(Inner { side, addresses, identity: OnceLock::new(), replicas, resolved })))
+        Ok(Self(Arc::new(Inner { side, addresses, inexact_failover, identity: OnceLock::new(), replicas, resolved })))
     }
 
     /// The first that answers, in the order of the addresses. The others must equal it from now on.
@@ -110,7 +124,7 @@ impl Replicas {
             match answer {
                 Ok(description) => {
                     let description = self.0.identity.get_or_init(|| description).clone();
-                    let said = Said { description: description.clone(), own: 0 };
+                    let said = Said { description: description.clone(), exact: true, own: 0 };
                     *replica.said.lock().await = Some((Instant::now(), Ok(said)));
                     return Ok((replica.url.clone(), replica.channel.clone(), description));
                 }
@@ -153,7 +167,8 @@ impl Replicas {
             && !only.suspect.load(Relaxed)
         {
             // Nothing to choose; should it be another by now, the session's opening tells.
-            return Ok(only.clone().placed(only.incarnation_id().await));
+            let (incarnation_id, exact) = only.known().await;
+            return Ok(only.clone().placed(incarnation_id, exact));
         }
         let candidates: Vec<_> = replicas.into_iter().filter(|replica| !avoided.contains(&replica.url)).collect();
         match self.least_loaded(&candidates, FAILURE_AGE).await {
@@ -171,7 +186,7 @@ impl Replicas {
             tokio::spawn(async move { drop(answer.send((at, replicas.said(&replica, failure_age).await)).await) });
         }
         drop(answer);
-        let mut best: Option<(usize, usize, String)> = None;
+        let mut best: Option<((bool, usize), usize, Said)> = None;
         let mut failed = Status::unavailable(format!("no {} is left", self.0.side));
         let mut seen = HashSet::new();
         let (mut answers, mut deadline) = (Vec::new(), None);
@@ -188,17 +203,18 @@ impl Replicas {
             match said {
                 // Two addresses of one service count once.
                 Ok(said) if seen.insert(said.description.incarnation_id.clone()) => {
-                    let load = candidates[at].load(&said);
-                    if best.as_ref().is_none_or(|(least, ..)| load < *least) {
-                        best = Some((load, at, said.description.incarnation_id));
+                    // Another arithmetic is taken only where nothing else is left.
+                    let rank = (!said.exact, candidates[at].load(&said));
+                    if best.as_ref().is_none_or(|(least, ..)| rank < *least) {
+                        best = Some((rank, at, said));
                     }
                 }
                 Ok(_) => {}
                 Err(status) => failed = status,
             }
         }
-        let (_, at, incarnation_id) = best.ok_or(failed)?;
-        Ok(candidates[at].clone().placed(Some(incarnation_id)))
+        let (_, at, said) = best.ok_or(failed)?;
+        Ok(candidates[at].clone().placed(Some(said.description.incarnation_id), said.exact))
     }
 
     /// What a replica says of itself, where it fits; as it said it last, if that is not too old.
@@ -220,7 +236,7 @@ impl Replicas {
         let own = replica.own.load(Relaxed);
         let answer = time::timeout(DESCRIBE_LIMIT, pairing::describe(&replica.channel, false)).await;
         let said = match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it does not say what it is"))) {
-            Ok(description) => self.fits(replica, &description).map(|()| Said { description, own }),
+            Ok(description) => self.fits(replica, &description).map(|exact| Said { description, exact, own }),
             Err(status) => Err(status),
         };
         replica.suspect.store(false, Relaxed);
@@ -229,9 +245,9 @@ impl Replicas {
     }
 
     /// Whether a replica may have sessions: its tokenizer and protocol, and a target's model and arithmetic, are those of
-    /// the first.
-    fn fits(&self, replica: &Replica, description: &DescribeResponse) -> Result<(), Status> {
-        let Some(identity) = self.0.identity.get() else { return Ok(()) };
+    /// the first. False where its arithmetic is another and that is allowed.
+    fn fits(&self, replica: &Replica, description: &DescribeResponse) -> Result<bool, Status> {
+        let Some(identity) = self.0.identity.get() else { return Ok(true) };
         type Of = fn(&DescribeResponse) -> String;
         let all: [(&str, Of); 3] = [
             ("role", |description| description.role().as_str_name().to_owned()),
@@ -242,7 +258,12 @@ impl Replicas {
             ("model", |description| description.model_fingerprint.clone()),
             ("arithmetic", |description| description.arithmetic_fingerprint.clone()),
         ];
-        let targets = if identity.role() == Role::Target { &targets[..] } else { &[] };
+        let exact = identity.role() != Role::Target || targets[1].1(description) == targets[1].1(identity);
+        let targets = match identity.role() {
+            Role::Target if self.0.inexact_failover => &targets[..1],
+            Role::Target => &targets[..],
+            _ => &[],
+        };
         for (what, of) in all.iter().chain(targets) {
             let (value, expected) = (of(description), of(identity));
             if value != expected {
@@ -254,17 +275,17 @@ impl Replicas {
             }
         }
         replica.unfit.store(false, Relaxed);
-        Ok(())
+        Ok(exact)
     }
 
     /// Checks the service that has opened a session: where it was started anew since it was described, it is described
-    /// again.
-    pub(crate) async fn confirm(&self, placed: &Placed, incarnation_id: &str) -> Result<(), Status> {
+    /// again. Gives whether its arithmetic is the first's.
+    pub(crate) async fn confirm(&self, placed: &Placed, incarnation_id: &str) -> Result<bool, Status> {
         if placed.incarnation_id.as_deref() == Some(incarnation_id) {
-            return Ok(());
+            return Ok(placed.exact);
         }
         placed.failed();
-        self.said(&placed.replica, Duration::ZERO).await.map(drop)
+        Ok(self.said(&placed.replica, Duration::ZERO).await?.exact)
     }
 
     fn list(&self) -> Vec<Arc<Replica>> {
@@ -292,9 +313,9 @@ impl Replicas {
         let known = self.list();
         let mut now: Vec<Arc<Replica>> = Vec::new();
         for address in &self.0.addresses {
-            for (url, endpoint) in address.endpoints().await {
-                let known = known.iter().chain(&now).find(|replica| replica.url == url).cloned();
-                now.push(known.unwrap_or_else(|| Arc::new(Replica::new(url, &endpoint))));
+            for place in address.places().await {
+                let known = known.iter().chain(&now).find(|replica| replica.url == place.url).cloned();
+                now.push(known.unwrap_or_else(|| Arc::new(Replica::at(place))));
             }
         }
         if !now.is_empty() {
@@ -313,10 +334,10 @@ impl fmt::Debug for Replicas {
 }
 
 impl Replica {
-    fn new(url: String, endpoint: &Endpoint) -> Self {
+    fn at(place: Place) -> Self {
         Self {
-            url,
-            channel: endpoint.connect_lazy(),
+            channel: place.channel(),
+            url: place.url,
             own: AtomicUsize::new(0),
             said: tokio::sync::Mutex::default(),
             suspect: AtomicBool::new(false),
@@ -331,14 +352,16 @@ impl Replica {
         others.saturating_sub(said.own) + self.own.load(Relaxed)
     }
 
-    async fn incarnation_id(&self) -> Option<String> {
+    /// What it said last: its incarnation, and whether its arithmetic is the first's.
+    async fn known(&self) -> (Option<String>, bool) {
         let said = self.said.lock().await;
-        said.as_ref().and_then(|(_, said)| said.as_ref().ok()).map(|said| said.description.incarnation_id.clone())
+        let said = said.as_ref().and_then(|(_, said)| said.as_ref().ok());
+        (said.map(|said| said.description.incarnation_id.clone()), said.is_none_or(|said| said.exact))
     }
 
-    fn placed(self: Arc<Self>, incarnation_id: Option<String>) -> Placed {
+    fn placed(self: Arc<Self>, incarnation_id: Option<String>, exact: bool) -> Placed {
         self.own.fetch_add(1, Relaxed);
-        Placed { replica: self, incarnation_id }
+        Placed { replica: self, incarnation_id, exact }
     }
 }
 

@@ -293,6 +293,8 @@ pub struct LimitsReport {
     pub queue_depth: u32,
     pub max_message_bytes: u32,
     pub kv_bytes: u64,
+    /// Sessions open or waiting at once from one IP address.
+    pub max_sessions_per_peer: u32,
 }
 
 impl From<&Service> for ServiceReport {
@@ -329,6 +331,7 @@ impl From<&Service> for ServiceReport {
                 queue_depth: limits.queue_depth,
                 max_message_bytes: limits.max_message_bytes,
                 kv_bytes: limits.kv_bytes,
+                max_sessions_per_peer: limits.max_sessions_per_peer,
             },
         }
     }

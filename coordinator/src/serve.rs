@@ -1,21 +1,25 @@
-//! The coordinator as a service: one pair, many requests at once, over an HTTP API like OpenAI's.
+//! The coordinator as a service: one pair, many requests at once, over an HTTP API like OpenAI's and over gRPC.
 //!
 //! # Layout
-//! - [`serve`]: the service on a listener, with a pair that `load` brings
+//! - [`serve`]: the service on its [`Doors`], with a pair that `load` brings
 //! - `routes`: what answers where
 //! - `parse`, `fields`: a body to what is generated, each refusal with the field named
-//! - `connections`: how many, how slow, and how they end
+//! - `connections`: what HTTP requests come over
 //! - [`Keys`]: who may use the API
 //! - `answer`: admission, and an answer in one piece
 //! - `stream`: the same as server-sent events
+//! - `generation`: the same over gRPC
+//! - `metrics`: what has been counted
 //! - `openai`, `logprobs`: what goes over the wire
 //! - `refusal`: why there is no answer, as a status and OpenAI's error object
 
 mod answer;
 mod connections;
 mod fields;
+mod generation;
 mod keys;
 mod logprobs;
+mod metrics;
 mod openai;
 mod parse;
 mod refusal;
@@ -29,24 +33,40 @@ use std::{
     time::Duration,
 };
 
-use telemetry::{Tracer, server::Closing};
+use proto::v1::generation_service_server::{self, GenerationServiceServer};
+use telemetry::{
+    Tracer,
+    connections::Door,
+    server::{self, Closing},
+    tls::ServerTls,
+};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
     time,
 };
 
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+
 use crate::{Deadlines, Pair};
-pub use keys::{InvalidKeys, Keys};
+use generation::Generation;
+pub use keys::Keys;
+use metrics::Metrics;
 use refusal::Refusal;
+
+/// Calls of one gRPC connection beyond the choices that may be generated at once: they are refused or answered.
+const SPARE_STREAMS: u32 = 64;
 
 /// How the service is run.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Proposed tokens of a cycle where the request does not say; 0 is AR.
     pub gamma: usize,
-    /// Connections open at once.
+    /// Connections open at once, at each door.
     pub max_connections: usize,
+    /// Of these, from one IP address.
+    pub max_connections_per_peer: usize,
     /// How long a connection may take to bring the head of a request.
     pub header_timeout: Duration,
     /// The largest body of a request, in bytes.
@@ -59,6 +79,19 @@ pub struct Config {
     pub grace: Duration,
     /// How long the model services may take to answer.
     pub deadlines: Deadlines,
+    /// Whether prompts and outputs are recorded in spans.
+    pub record_content: bool,
+}
+
+/// Where the service is reached.
+#[derive(Debug)]
+pub struct Doors {
+    /// For the HTTP API.
+    pub http: TcpListener,
+    /// For the gRPC API, where it is served.
+    pub grpc: Option<TcpListener>,
+    /// For encrypted connections: the side of HTTP, and that of gRPC.
+    pub tls: Option<(ServerTls, ServerTls)>,
 }
 
 /// What all requests share.
@@ -69,6 +102,7 @@ struct App {
     pair: OnceLock<(Pair, Tracer)>,
     keys: Keys,
     slots: Arc<Semaphore>,
+    metrics: Metrics,
     closing: Closing,
 }
 
@@ -78,34 +112,62 @@ impl App {
     }
 }
 
-/// Serves on `listener`, for those who have one of `keys`, until `stop` resolves; requests are refused until `load` has brought the pair. After `stop` nothing
-/// new is accepted, and what runs has [`Config::grace`] to end.
+/// Serves at `doors`, for those who have one of `keys`, until `stop` resolves; requests are refused until `load` has
+/// brought the pair. After `stop` nothing new is accepted, and what runs has [`Config::grace`] to end.
 ///
 /// # Errors
-/// A pair that cannot be had.
+/// A pair that cannot be had, or a server that fails.
 pub async fn serve<E: From<io::Error>>(
     config: Config,
     keys: Keys,
-    listener: TcpListener,
+    doors: Doors,
     load: impl Future<Output = Result<(Pair, Tracer), E>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), E> {
     let (switch, closing) = Closing::channel();
     let slots = Arc::new(Semaphore::new(config.max_concurrent));
-    let app = Arc::new(App { config, pair: OnceLock::new(), keys, slots, closing });
+    let metrics = Metrics::new();
+    let app = Arc::new(App { config, pair: OnceLock::new(), keys, slots, metrics, closing });
 
     let (stopping, stopped) = watch::channel(false);
     let told = |mut stopped: watch::Receiver<bool>| async move {
         // An error means that the sender is gone, and with it what would be served.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
+    let Doors { http, grpc, tls } = doors;
+    let door = |tls| Door {
+        tls,
+        max_connections: config.max_connections,
+        max_connections_per_peer: config.max_connections_per_peer,
+    };
+    let (http_tls, grpc_tls) = tls.unzip();
     let routes = routes::router(app.clone());
-    let server =
-        connections::serve(listener, routes, config.max_connections, config.header_timeout, told(stopped.clone()));
+    let http = connections::serve(http, door(http_tls), routes, config.header_timeout, told(stopped.clone()));
+
+    let service = GenerationServiceServer::new(Generation { app: app.clone() });
+    let service = service.max_decoding_message_size(config.max_body_bytes);
+    let routes = server::with_health_and_reflection(Routes::new(service), proto::DESCRIPTORS).await;
+    let (routes, health) = routes.map_err(io::Error::other)?;
+    let say = async |status| {
+        for service in ["", generation_service_server::SERVICE_NAME] {
+            health.set_service_status(service, status).await;
+        }
+    };
+    let grpc = async {
+        let Some(listener) = grpc else { return Ok(()) };
+        let max_streams = (config.max_concurrent as u32).saturating_add(SPARE_STREAMS);
+        let server = server::Config { door: door(grpc_tls), max_streams, grace: config.grace };
+        let stopped = async {
+            told(stopped.clone()).await;
+            say(ServingStatus::NotServing).await;
+        };
+        server::serve(listener, routes, stopped, server, switch.clone()).await.map_err(io::Error::other)
+    };
     let loaded = async {
         let pair = load.await?;
         tracing::info!(model = pair.0.target.description.model, "outrider is ready");
         app.pair.set(pair).expect("the pair is loaded once");
+        say(ServingStatus::Serving).await;
         future::pending::<Result<(), E>>().await
     };
     let last_call = async {
@@ -122,7 +184,7 @@ pub async fn serve<E: From<io::Error>>(
         // A pair that is here already is set before the first request is read.
         biased;
         failed = loaded => failed,
-        () = server => Ok(()),
+        served = async { tokio::join!(http, grpc).1 } => Ok(served?),
         () = last_call => Ok(()),
     }
 }

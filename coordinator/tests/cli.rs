@@ -114,9 +114,10 @@ fn a_prompt_that_the_model_cannot_take_ends_with_status_1() {
 #[test]
 fn an_address_that_cannot_be_used_ends_with_status_1_and_is_named() {
     for (url, problem) in [
-        ("nowhere", "not an http URL"),
-        ("127.0.0.1:7101", "not an http URL"),
-        ("https://127.0.0.1:7101", "not an http URL"),
+        ("nowhere", "not an http or https URL"),
+        ("127.0.0.1:7101", "not an http or https URL"),
+        ("https://127.0.0.1:7101", "https needs --ca"),
+        ("ftp://127.0.0.1:7101", "not an http or https URL"),
         ("http://", "URI"),
         ("http://127.0.0.1", "port"),
         ("http://127.0.0.1:99999", "port"),
@@ -147,7 +148,17 @@ fn a_service_that_does_not_answer_is_named_with_the_reason() {
 
 #[test]
 fn the_help_of_each_command_names_each_of_its_flags() {
-    let pair = ["--draft ", "--target ", "--threads", "--draft-deadline", "--target-deadline"];
+    let trust = ["--ca ", "--client-cert", "--client-key"];
+    let pair = [
+        "--draft ",
+        "--target ",
+        "--threads",
+        "--draft-deadline",
+        "--target-deadline",
+        "--allow-inexact-failover",
+        "--record-content",
+    ];
+    let pair = [&pair[..], &trust].concat();
     let models = ["--draft-model", "--target-model", "--synthetic-acceptance"];
     let sampling = [
         "--temperature",
@@ -164,7 +175,7 @@ fn the_help_of_each_command_names_each_of_its_flags() {
     for (name, flags) in [
         ("generate", [&generate[..], &sampling, &pair, &models].concat()),
         ("bench", [&bench[..], &sampling, &pair, &models].concat()),
-        ("describe", vec!["--json"]),
+        ("describe", [&["--json"][..], &trust].concat()),
     ] {
         let help = outrider(&[name, "--help"]).succeeded().stdout;
         for flag in &flags {

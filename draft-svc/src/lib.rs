@@ -6,7 +6,7 @@
 
 mod service;
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
 
 use ::service::{Describe, Error, Host};
 use model::Worker;
@@ -15,11 +15,11 @@ use proto::v1::{
     draft_service_server::{self, DraftServiceServer},
     model_service_server::{self, ModelServiceServer},
 };
-use telemetry::Tracer;
+use telemetry::{Tracer, server};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 
-/// Serves on `listener` until `stop` resolves; then open sessions get `grace` to end.
+/// Serves on `listener` until `stop` resolves; then open sessions get the grace period to end.
 ///
 /// # Errors
 /// A model that cannot be loaded, or a server that fails.
@@ -28,11 +28,11 @@ pub async fn serve(
     load: impl Future<Output = Result<Worker, Error>>,
     tracer: Tracer,
     stop: impl Future<Output = ()>,
-    grace: Duration,
+    config: server::Config,
 ) -> Result<(), Error> {
     let host = Host::new(tracer);
     let routes = Routes::new(DraftServiceServer::new(service::Draft { host: host.clone() }))
         .add_service(ModelServiceServer::new(Describe { host: host.clone(), role: Role::Draft }));
     let names = [draft_service_server::SERVICE_NAME, model_service_server::SERVICE_NAME];
-    ::service::serve(host, listener, (routes, &names), load, stop, grace).await
+    ::service::serve(host, listener, (routes, &names), load, stop, config).await
 }

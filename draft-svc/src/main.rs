@@ -34,12 +34,13 @@ async fn main() -> ExitCode {
 
 async fn run(Args { model, listen, config }: Args) -> anyhow::Result<()> {
     let tracer = Tracer::from_env(names::service::DRAFT)?;
+    let server = config.server()?;
     let listener = TcpListener::bind(listen).await.map_err(|error| anyhow!("cannot listen on {listen}: {error}"))?;
     tracing::info!(address = %listener.local_addr()?, %model, "draft-svc listens");
 
     let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());
     let load = service::load("draft-model", model, compute, limits, None);
-    let served = draft_svc::serve(listener, load, tracer.clone(), server::termination(), config.grace).await;
+    let served = draft_svc::serve(listener, load, tracer.clone(), server::termination(), server).await;
     tokio::task::spawn_blocking(move || tracer.shutdown()).await?;
     Ok(served?)
 }

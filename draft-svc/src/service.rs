@@ -23,7 +23,7 @@ impl DraftService for Draft {
         &self,
         request: Request<Streaming<DraftSessionRequest>>,
     ) -> Result<Response<Self::DraftSessionStream>, Status> {
-        Ok(session::start::<Drafting>(self.host.clone(), request.into_inner()))
+        session::start::<Drafting>(&self.host, request)
     }
 }
 

@@ -40,12 +40,13 @@ async fn main() -> ExitCode {
 
 async fn run(Args { model, listen, synthetic_acceptance, config }: Args) -> anyhow::Result<()> {
     let tracer = Tracer::from_env(names::service::TARGET)?;
+    let server = config.server()?;
     let listener = TcpListener::bind(listen).await.map_err(|error| anyhow!("cannot listen on {listen}: {error}"))?;
     tracing::info!(address = %listener.local_addr()?, %model, "target-svc listens");
 
     let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());
     let load = service::load("target-model", model, compute, limits, synthetic_acceptance);
-    let served = target_svc::serve(listener, load, tracer.clone(), server::termination(), config.grace).await;
+    let served = target_svc::serve(listener, load, tracer.clone(), server::termination(), server).await;
     tokio::task::spawn_blocking(move || tracer.shutdown()).await?;
     Ok(served?)
 }

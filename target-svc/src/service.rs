@@ -23,7 +23,7 @@ impl TargetService for Target {
         &self,
         request: Request<Streaming<TargetSessionRequest>>,
     ) -> Result<Response<Self::TargetSessionStream>, Status> {
-        Ok(session::start::<Verifying>(self.host.clone(), request.into_inner()))
+        session::start::<Verifying>(&self.host, request)
     }
 }
 

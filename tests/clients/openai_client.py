@@ -39,7 +39,11 @@ assert whole.choices[0].text.startswith(stopped.choices[0].text)
 penalised = client.completions.create(**asked, frequency_penalty=1.0, presence_penalty=0.5)
 assert penalised.choices[0].text != whole.choices[0].text
 
-for wrong, field in [(dict(temperature=-1), "temperature"), (dict(max_tokens=0), "max_tokens"), (dict(logprobs=3), "logprobs")]:
+told = client.completions.create(**asked, logprobs=3).choices[0].logprobs
+assert "".join(told.tokens) == whole.choices[0].text and len(told.token_logprobs) == 64
+assert all(3 <= len(top) <= 4 for top in told.top_logprobs)
+
+for wrong, field in [(dict(temperature=-1), "temperature"), (dict(max_tokens=0), "max_tokens"), (dict(logprobs=21), "logprobs")]:
     try:
         client.completions.create(**{**asked, **wrong})
         raise SystemExit(f"{wrong} was taken")

@@ -20,10 +20,10 @@ use std::{
     time::Duration,
 };
 
-use coordinator::{Deadlines, Error, Pair, Request, Run, generate, text};
+use coordinator::{Access, Deadlines, Error, Pair, Request, Run, generate, text};
 use model::{Compute, Decoder, EmbeddedModel, Limits, Source, Transformer, Worker};
 use speculative::{Sampling, TokenId};
-use telemetry::Tracer;
+use telemetry::{Tracer, server};
 use tokenizer::Tokenizer;
 use tokio::{
     runtime::{self, Runtime},
@@ -35,7 +35,7 @@ use tokio::{
 pub const LONG: Duration = Duration::from_secs(60);
 
 /// Deadlines that nothing misses.
-pub const PATIENT: Deadlines = Deadlines { draft: LONG, target: LONG };
+pub const PATIENT: Deadlines = Deadlines { draft: LONG, draft_adapts: false, target: LONG };
 
 static COMPUTE: LazyLock<Arc<Compute>> = LazyLock::new(|| {
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -78,13 +78,20 @@ pub enum Side {
 pub struct Setup {
     /// Makes its spans.
     pub tracer: Tracer,
-    /// How long open sessions may go on once it stops.
-    pub grace: Duration,
+    /// How it is reached, and how it ends.
+    pub server: server::Config,
+}
+
+impl Setup {
+    /// Open sessions may go on for `grace` once it stops.
+    pub fn with_grace(grace: Duration) -> Self {
+        Self { tracer: Tracer::off(), server: server::Config { grace, ..server::Config::default() } }
+    }
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { tracer: Tracer::off(), grace: Duration::from_secs(1) }
+        Self::with_grace(Duration::from_secs(1))
     }
 }
 
@@ -186,14 +193,14 @@ fn serve(
 ) -> Running {
     let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let (stop, stopped) = oneshot::channel::<()>();
-    let Setup { tracer, grace } = setup.clone();
+    let Setup { tracer, server } = setup.clone();
     let served = runtime.spawn(async move {
         listener.set_nonblocking(true).expect("a socket that need not block");
         let listener = tokio::net::TcpListener::from_std(listener).expect("a socket for the runtime");
         let stop = async { drop(stopped.await) };
         match side {
-            Side::Draft => draft_svc::serve(listener, load, tracer, stop, grace).await,
-            Side::Target => target_svc::serve(listener, load, tracer, stop, grace).await,
+            Side::Draft => draft_svc::serve(listener, load, tracer, stop, server).await,
+            Side::Target => target_svc::serve(listener, load, tracer, stop, server).await,
         }
     });
     let stop = Some(stop);
@@ -203,7 +210,7 @@ fn serve(
 /// Connects to a draft, if there is one, and a target.
 pub async fn pair(draft: Option<&Node>, target: &Node) -> Pair {
     let draft = draft.map(Node::url);
-    Pair::connect(draft.as_deref(), &target.url()).await.expect("services that fit together")
+    Pair::connect(draft.as_deref(), &target.url(), &Access::default()).await.expect("services that fit together")
 }
 
 /// The embedded pair, connected, with what keeps it alive.
@@ -247,7 +254,7 @@ pub fn tokens(prompt: &str) -> Vec<TokenId> {
 
 /// What to generate.
 pub fn request(prompt: &str, sampling: Sampling, max_tokens: usize, gamma: usize) -> Request {
-    Request { prompt: tokens(prompt), sampling, max_tokens, gamma, stop: Vec::new(), top_logprobs: None, parent: None }
+    Request { max_tokens, gamma, ..Request::new(tokens(prompt), sampling) }
 }
 
 /// The same request for the target alone.

@@ -4,7 +4,7 @@ use std::{future::Future, io};
 
 use coordinator::{
     Pair,
-    serve::{Config, Keys, serve},
+    serve::{Config, Doors, Keys, serve},
 };
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -28,12 +28,14 @@ use crate::cluster::{LONG, PATIENT, within};
 pub const CONFIG: Config = Config {
     gamma: 4,
     max_connections: 1024,
+    max_connections_per_peer: 1024,
     header_timeout: LONG,
     max_body_bytes: 1 << 20,
     max_concurrent: 32,
     request_timeout: LONG,
     grace: LONG,
     deadlines: PATIENT,
+    record_content: false,
 };
 
 /// A running service.
@@ -41,6 +43,8 @@ pub const CONFIG: Config = Config {
 pub struct Serving {
     /// Where it listens.
     pub address: String,
+    /// Where its gRPC API is.
+    pub grpc_url: String,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), io::Error>>,
 }
@@ -68,9 +72,12 @@ impl Serving {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound address").to_string();
+        let grpc = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let grpc_url = format!("http://{}", grpc.local_addr().expect("a bound address"));
+        let doors = Doors { http: listener, grpc: Some(grpc), tls: None };
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(serve(config, keys, listener, load, async { drop(stopped.await) }));
-        Self { address, stop, served }
+        let served = tokio::spawn(serve(config, keys, doors, load, async { drop(stopped.await) }));
+        Self { address, grpc_url, stop, served }
     }
 
     /// Asks it to stop; resolves when it has.

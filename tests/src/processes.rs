@@ -79,7 +79,10 @@ impl Process {
     }
 
     /// Starts it and reads where it listens.
-    async fn launch(name: &str, args: &[&str]) -> Result<Self> {
+    ///
+    /// # Errors
+    /// A process that ends before it listens.
+    pub async fn launch(name: &str, args: &[&str]) -> Result<Self> {
         let mut command = command(name);
         command.args(args).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("{name} cannot be started"))?;

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use coordinator::{Cycle, Leg, Pair, Run, report};
+use coordinator::{Access, Cycle, Leg, Pair, Run, report};
 use model::{Compute, Decoder, EmbeddedModel, Limits, Source, Transformer};
 use outrider_tests::{
     cluster::{
@@ -100,7 +100,8 @@ impl Rig {
         let target = Node::target(cluster::spawn(target, Limits::default()));
         let link = async |node: &Node| Proxy::start(node.address(), Duration::ZERO).await.expect("a proxy");
         let (draft_link, target_link) = (link(&draft).await, link(&target).await);
-        let pair = Pair::connect(Some(&draft_link.url()), &target_link.url()).await.expect("the pair");
+        let pair =
+            Pair::connect(Some(&draft_link.url()), &target_link.url(), &Access::default()).await.expect("the pair");
         Self { pair, draft_link, target_link, draft_pause, target_pause, _nodes: [draft, target] }
     }
 

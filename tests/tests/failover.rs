@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use coordinator::{Deadlines, Error, Pair, Request, Run};
+use coordinator::{Access, Deadlines, Error, Pair, Request, Run};
 use model::{Description, EmbeddedModel, Limits, Worker};
 use outrider_tests::cluster::{
     LONG, Node, PATIENT, alone, assert_same, decoders, eventually, model, pair, request, run, sampled, spawn, watch,
@@ -12,7 +12,7 @@ use speculative::{Penalties, Sampling};
 use tonic::Code;
 
 /// Short, and yet nothing misses it that only waits for a busy machine.
-const PROMPT_TARGET: Deadlines = Deadlines { draft: LONG, target: Duration::from_secs(2) };
+const PROMPT_TARGET: Deadlines = Deadlines { target: Duration::from_secs(2), ..PATIENT };
 
 fn target() -> Node {
     Node::target(own(EmbeddedModel::Target))
@@ -26,7 +26,9 @@ fn own(embedded: EmbeddedModel) -> Worker {
 async fn connect(drafts: &[&Node], targets: &[&Node]) -> Pair {
     let urls = |nodes: &[&Node]| nodes.iter().map(|node| node.url()).collect::<Vec<_>>().join(",");
     let draft = Some(urls(drafts)).filter(|urls| !urls.is_empty());
-    within(LONG, Pair::connect(draft.as_deref(), &urls(targets))).await.expect("services that fit together")
+    within(LONG, Pair::connect(draft.as_deref(), &urls(targets), &Access::default()))
+        .await
+        .expect("services that fit together")
 }
 
 /// Runs; at every text that is longer than `at` characters for the first time `strike` is called.
@@ -170,6 +172,36 @@ async fn a_target_that_comes_back_as_another_model_gets_no_session() {
     assert_same(&again.await, &expected, "back as itself");
 }
 
+/// Where that is allowed, and then only where nobody with the same is left, another arithmetic goes on, and the run says so.
+#[tokio::test]
+async fn another_arithmetic_takes_over_where_that_is_allowed() {
+    let other = || {
+        let other =
+            decoders::plain(model(EmbeddedModel::Target)).described(|model| model.arithmetic = "other".to_owned());
+        Node::target(spawn(other, Limits::default()))
+    };
+    let access = Access { inexact_failover: true, ..Access::default() };
+    let asked = request("ROMEO:", sampled(0.8, 73), 400, 0);
+    let (mut first, unlike, mut second) = (target(), other(), target());
+    let urls = [&first, &unlike, &second].map(Node::url).join(",");
+    let pair = within(LONG, Pair::connect(None, &urls, &access)).await.expect("services that fit together");
+    let run = struck(&pair, &asked, PATIENT, 50, || first.kill()).await.expect("a run that goes on");
+    assert!(run.exact, "the one with the same arithmetic goes first");
+    assert_same(&run, &truth(&asked).await, "the same arithmetic");
+    let run = struck(&pair, &asked, PATIENT, 50, || second.kill()).await.expect("a run that goes on");
+    assert!(!run.exact);
+    assert_eq!(run.token_ids.len(), 400);
+
+    // It may be another service, but not another model.
+    let another =
+        decoders::plain(model(EmbeddedModel::Target)).described(|model| model.fingerprint = "another".to_owned());
+    let (mut first, another) = (target(), Node::target(spawn(another, Limits::default())));
+    let urls = [&first, &another].map(Node::url).join(",");
+    let pair = within(LONG, Pair::connect(None, &urls, &access)).await.expect("services that fit together");
+    let lost = struck(&pair, &asked, PROMPT_TARGET, 50, || first.kill()).await;
+    assert!(matches!(lost, Err(Error::Target { .. })), "{lost:?}");
+}
+
 #[tokio::test]
 async fn sessions_go_to_the_least_loaded() {
     let workers = [own(EmbeddedModel::Target), own(EmbeddedModel::Target), own(EmbeddedModel::Target)];
@@ -249,10 +281,10 @@ async fn a_name_stands_for_its_addresses() {
     let node = Node::target(worker.clone());
     let port = node.address().port();
     let urls = format!("http://localhost:{port},{}", node.url());
-    let pair = within(LONG, Pair::connect(None, &urls)).await.expect("one that answers");
+    let pair = within(LONG, Pair::connect(None, &urls, &Access::default())).await.expect("one that answers");
     let asked = request("ROMEO:", sampled(0.8, 72), 40, 0);
     assert_same(&run(&pair, &asked).await, &truth(&asked).await, "by name");
-    match Pair::connect(None, "http://nowhere.invalid:7102").await {
+    match Pair::connect(None, "http://nowhere.invalid:7102", &Access::default()).await {
         Err(Error::Unreachable { url, .. }) => assert_eq!(url, "http://nowhere.invalid:7102"),
         other => panic!("nobody, not {other:?}"),
     }

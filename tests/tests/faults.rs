@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coordinator::{Deadlines, Error, Pair, Request, Run, StopReason, generate};
+use coordinator::{Access, Deadlines, Error, Pair, Request, Run, StopReason, generate};
 use model::{EmbeddedModel, Limits, Worker};
 use outrider_tests::cluster::{
     Embedded, LONG, Node, PATIENT, alone, assert_same, decoders, eventually,
@@ -22,7 +22,7 @@ use telemetry::Tracer;
 use tonic::Code;
 
 /// Short, and yet nothing misses it that only waits for a busy machine.
-const PROMPT_DRAFT: Deadlines = Deadlines { draft: Duration::from_secs(1), target: LONG };
+const PROMPT_DRAFT: Deadlines = Deadlines { draft: Duration::from_secs(1), ..PATIENT };
 
 /// How soon a loss has to be noticed.
 const PROMPTLY: Duration = Duration::from_secs(5);
@@ -194,7 +194,7 @@ async fn a_lying_draft_changes_nothing() {
     let asked = request("ROMEO:", sampled(0.8, 27), 64, 4);
     for lie in LIES {
         let liar = Liar::start(pair.draft.clone().unwrap().description, lie).await;
-        let lied_to = Pair::connect(Some(&liar.url()), &target.url()).await.unwrap();
+        let lied_to = Pair::connect(Some(&liar.url()), &target.url(), &Access::default()).await.unwrap();
         let speculative = within(LONG, watch(&lied_to, &asked, PATIENT, |_| ())).await;
         let speculative = speculative.unwrap_or_else(|error| panic!("{}: {error}", lie.name));
         assert_eq!(speculative.acceptance.proposed() > 0, lie.usable, "{}", lie.name);
@@ -211,7 +211,7 @@ async fn a_silent_draft_is_waited_for_once() {
     let asked = request("ROMEO:", sampled(0.8, 28), 128, 4);
     for lie in [SILENT, HANGS_AT_OPEN] {
         let liar = Liar::start(pair.draft.clone().unwrap().description, lie).await;
-        let lied_to = Pair::connect(Some(&liar.url()), &target.url()).await.unwrap();
+        let lied_to = Pair::connect(Some(&liar.url()), &target.url(), &Access::default()).await.unwrap();
         let speculative = watch(&lied_to, &asked, deadlines, |_| ()).await.unwrap();
         let waits = speculative.cycles.iter().filter(|cycle| cycle.draft.is_some()).count();
         let prefill = usize::from(speculative.warm >= deadlines.draft);

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coordinator::{Error, Pair};
+use coordinator::{Access, Error, Pair};
 use model::{EmbeddedModel, Limits};
 use outrider_tests::cluster::{
     Embedded, LONG, Node, Setup, Side, alone, assert_same, decoders, model, request, run, sampled, spawn,
@@ -70,7 +70,7 @@ async fn a_service_answers_before_its_model_is_loaded() {
             assert_eq!(status.code(), Code::Unavailable);
             assert!(status.message().contains("loading"), "{status}");
         }
-        match Pair::connect(Some(&node.url()), &node.url()).await {
+        match Pair::connect(Some(&node.url()), &node.url(), &Access::default()).await {
             Err(Error::Unreachable { status, .. }) => assert_eq!(status.code(), Code::Unavailable),
             other => panic!("unreachable, not {other:?}"),
         }
@@ -141,7 +141,7 @@ async fn reflection_lists_the_services() {
 /// Within the grace an open session goes on, while nobody new gets in; the service ends as soon as its sessions have.
 #[tokio::test]
 async fn an_open_session_may_end_within_the_grace() {
-    let setup = Setup { grace: LONG, ..Setup::default() };
+    let setup = Setup::with_grace(LONG);
     let slow = decoders::sleepy(model(EmbeddedModel::Target), Duration::from_millis(100));
     let node = Node::start(Side::Target, setup, future::ready(Ok(spawn(slow, Limits::default()))));
     let address = node.address();
@@ -164,7 +164,7 @@ async fn an_open_session_may_end_within_the_grace() {
 #[tokio::test]
 async fn a_session_that_outlives_the_grace_is_told() {
     let grace = Duration::from_millis(100);
-    let setup = Setup { grace, ..Setup::default() };
+    let setup = Setup::with_grace(grace);
     let node = Node::start(Side::Target, setup, future::ready(Ok(embedded(Side::Target))));
     let mut session = TargetTalk::open(&channel(&node), open(&prompt(), sampled(0.8, 3), 8)).await;
     session.opened().await;

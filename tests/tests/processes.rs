@@ -1,10 +1,25 @@
 //! Three real processes: the same output, clean stops, and what a crash leaves.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
-use outrider_tests::processes::{Outcome, Outrider, Process};
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
+use outrider_tests::{
+    cluster::{Embedded, request as asked, run, sampled},
+    processes::{Outcome, Outrider, Process},
+};
+use proto::v1::{DescribeRequest, model_service_client::ModelServiceClient};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
 
 const PROMPT: &str = "ROMEO:";
 
@@ -163,5 +178,99 @@ async fn a_target_process_that_is_killed_is_a_clear_error() -> Result<()> {
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("error: the target is lost after"), "{}", outcome.stderr);
     assert!(begun.elapsed() < Duration::from_secs(5));
+    Ok(())
+}
+
+/// An answer over HTTP in one piece; `None` where the service does not take the request.
+async fn ask(address: &str, body: &Value) -> Result<Option<Value>> {
+    let body = body.to_string();
+    let Ok(mut stream) = TcpStream::connect(address).await else { return Ok(None) };
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut answer = Vec::new();
+    let asked = async {
+        stream.write_all((head + &body).as_bytes()).await?;
+        stream.read_to_end(&mut answer).await
+    };
+    // A connection that is closed before it was read from is one that was not taken.
+    if asked.await.is_err() || answer.is_empty() {
+        return Ok(None);
+    }
+    let answer = String::from_utf8(answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("a head")?;
+    ensure!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(Some(serde_json::from_str(body)?))
+}
+
+/// SIGTERM while eight clients ask without a pause, to the coordinator alone or to all three at the same moment: whatever
+/// was being answered is answered whole, and each process ends with status 0.
+#[tokio::test]
+async fn no_request_is_lost_by_a_stop_under_load() -> Result<()> {
+    const CLIENTS: u64 = 8;
+    let body = |seed: u64| json!({ "prompt": PROMPT, "seed": seed, "temperature": 0.8, "max_tokens": 120 });
+    let embedded = Embedded::start().await;
+    let mut expected = Vec::new();
+    for seed in 0..CLIENTS {
+        expected.push(run(&embedded.pair, &asked(PROMPT, sampled(0.8, seed), 120, 0)).await.text);
+    }
+    for all_at_once in [false, true] {
+        let grace = ["--grace", "60s"];
+        let (draft, target) =
+            tokio::try_join!(Process::start("draft-svc", &grace), Process::start("target-svc", &grace))?;
+        let (to_draft, to_target) = (draft.url(), target.url());
+        let serve = Process::serve(&[&["--draft", &to_draft, "--target", &to_target], &grace[..]].concat()).await?;
+        let address = serve.address().to_owned();
+        let answered = Arc::new(AtomicUsize::new(0));
+        let mut clients = JoinSet::new();
+        for (seed, expected) in (0..CLIENTS).zip(expected.clone()) {
+            let (address, answered, body) = (address.clone(), answered.clone(), body(seed));
+            clients.spawn(async move {
+                let mut whole = 0;
+                while let Some(answer) = ask(&address, &body).await? {
+                    ensure!(answer["choices"][0]["text"] == expected, "{answer}");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    whole += 1;
+                    // When all stop at once, what comes later finds a coordinator without a target.
+                    if all_at_once {
+                        break;
+                    }
+                }
+                anyhow::Ok(whole)
+            });
+        }
+        if all_at_once {
+            // All of them have a session by then.
+            let mut target = ModelServiceClient::connect(to_target).await?;
+            loop {
+                let load = target.describe(DescribeRequest::default()).await?.into_inner().load.unwrap_or_default();
+                if u64::from(load.open_sessions) == CLIENTS {
+                    break;
+                }
+                ensure!(answered.load(Ordering::Relaxed) == 0, "they were too fast to be caught together");
+            }
+        } else {
+            while answered.load(Ordering::Relaxed) < 2 * CLIENTS as usize {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        let stopped = match all_at_once {
+            true => {
+                let (serve, draft, target) = tokio::join!(serve.terminate(), draft.terminate(), target.terminate());
+                [serve?, draft?, target?]
+            }
+            false => [serve.terminate().await?, draft.terminate().await?, target.terminate().await?],
+        };
+        for (status, log) in stopped {
+            assert_eq!(status.code(), Some(0), "{log}");
+            assert!(!log.contains("the grace period is over"), "{log}");
+        }
+        let mut whole = 0;
+        while let Some(client) = clients.join_next().await {
+            whole += client??;
+        }
+        assert!(whole >= CLIENTS as usize, "{whole} answers");
+    }
     Ok(())
 }

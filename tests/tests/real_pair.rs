@@ -3,7 +3,7 @@
 use std::{env, path::PathBuf, time::Duration};
 
 use coordinator::{
-    Deadlines, Pair, Request, StopReason,
+    Access, Deadlines, Pair, Request, StopReason,
     embedded::{Embedded, Models},
     generate,
     text::encode,
@@ -47,8 +47,8 @@ fn pair_of_files() -> Option<Models> {
 
 async fn tokens(pair: &Pair, prompt: &str, sampling: Sampling, gamma: usize, max_tokens: usize) -> (Vec<u32>, f64) {
     let prompt = encode(&pair.tokenizer, prompt).expect("the prompt is encoded");
-    let request = Request { prompt, sampling, max_tokens, gamma, stop: Vec::new(), top_logprobs: None, parent: None };
-    let deadlines = Deadlines { draft: Duration::from_secs(60), target: Duration::from_secs(60) };
+    let request = Request { max_tokens, gamma, ..Request::new(prompt, sampling) };
+    let deadlines = Deadlines { draft: Duration::from_secs(60), draft_adapts: false, target: Duration::from_secs(60) };
     let tracer = Tracer::off();
     let run = generate(pair, request, deadlines, &tracer, |_| {}, std::future::pending()).await;
     let run = run.expect("the pair generates");
@@ -64,7 +64,8 @@ async fn a_quantised_pair_writes_what_its_target_writes_alone() {
         return;
     };
     let embedded = Embedded::start(models, None).await.expect("the pair starts");
-    let pair = Pair::connect(embedded.draft_url(), embedded.target_url()).await.expect("the pair fits");
+    let pair =
+        Pair::connect(embedded.draft_url(), embedded.target_url(), &Access::default()).await.expect("the pair fits");
     let max_tokens: usize = env::var("OUTRIDER_TOKENS").map_or(48, |text| text.parse().expect("a number"));
     for (number, prompt) in PROMPTS.iter().enumerate() {
         let sampled = Sampling { temperature: 0.8, top_p: 0.95, seed: number as u64, ..Sampling::greedy() };

@@ -2,10 +2,14 @@
 
 #[path = "serve/connections.rs"]
 mod connections;
+#[path = "serve/generation.rs"]
+mod generation;
 #[path = "serve/keys.rs"]
 mod keys;
 #[path = "serve/logprobs.rs"]
 mod logprobs;
+#[path = "serve/metrics.rs"]
+mod metrics;
 #[path = "serve/refusals.rs"]
 mod refusals;
 #[path = "serve/stopping.rs"]
@@ -298,6 +302,29 @@ async fn a_request_belongs_to_its_clients_trace() {
     });
     assert_eq!(foreign, trace);
     assert_ne!(own, trace);
+}
+
+/// What was said is in the spans of those who opt in, and of nobody else.
+#[tokio::test]
+async fn content_is_recorded_only_where_that_is_asked_for() {
+    for record_content in [false, true] {
+        let receiver = Receiver::start().await.expect("a receiver");
+        let embedded = Embedded::start().await;
+        let tracer = Tracer::exporting("outrider-coordinator", &receiver.endpoint()).expect("a tracer");
+        let (pair, exporting) = (embedded.pair.clone(), tracer.clone());
+        let config = coordinator::serve::Config { record_content, ..CONFIG };
+        let serving = Serving::loading(async { Ok((pair, exporting)) }, config).await;
+        let text = serving.answered(COMPLETIONS, &body(0.8, 7, 40, 4)).await["choices"][0]["text"].clone();
+        tokio::task::spawn_blocking(move || tracer.shutdown()).await.expect("no panic");
+        let spans = receiver.spans();
+        assert!(!spans.is_empty());
+        let holds = |words: &str| spans.iter().any(|stored| format!("{:?}", stored.span).contains(words));
+        let said = text.as_str().expect("a text").lines().max_by_key(|line| line.len()).expect("a line");
+        assert!(said.len() > 5, "{text}");
+        for words in ["ROMEO:", said, "gen_ai.input.messages", "gen_ai.output.messages"] {
+            assert_eq!(holds(words), record_content, "{words}");
+        }
+    }
 }
 
 /// The document names what is served, and each field of a request that it names is one that a wrong value is refused for.

@@ -1,6 +1,6 @@
 //! Models that bring tokenizers of their own.
 
-use coordinator::{Error, Pair, Request, StopReason};
+use coordinator::{Access, Error, Pair, Request, StopReason};
 use model::{Description, EmbeddedModel, Limits, Worker};
 use outrider_tests::cluster::{
     Embedded, Node, alone, assert_same, decoders, model, request, run, sampled, spawn, talk::channel,
@@ -66,7 +66,7 @@ async fn differently_padded_vocabularies_pair() {
 async fn different_tokenizers_are_refused_with_both_named() {
     let draft = Node::draft(described(EmbeddedModel::Draft, |draft| draft.tokenizer = decoders::ending_at('.')));
     let target = Node::target(spawn(model(EmbeddedModel::Target), Limits::default()));
-    let refusal = Pair::connect(Some(&draft.url()), &target.url()).await.unwrap_err();
+    let refusal = Pair::connect(Some(&draft.url()), &target.url(), &Access::default()).await.unwrap_err();
     assert!(matches!(refusal, Error::Mismatch { what: "tokenizer", .. }), "{refusal}");
     let message = refusal.to_string();
     for side in ["gpt-2 ", "ascii 5837680", &draft.url(), &target.url()] {

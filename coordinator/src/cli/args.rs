@@ -4,8 +4,12 @@ use std::{num::NonZeroUsize, ops::RangeInclusive, path::PathBuf, time::Duration}
 
 use clap::{Args, builder::ArgPredicate};
 use speculative::{Penalties, Sampling};
+use telemetry::{
+    tls::{ClientFiles, ClientTls},
+    watched::UnusableFiles,
+};
 
-use crate::Deadlines;
+use crate::{Access, Deadlines};
 
 #[cfg(feature = "embedded")]
 mod models;
@@ -104,9 +108,12 @@ pub(super) struct BenchArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct DescribeArgs {
-    /// The service's address, http://HOST:PORT
+    /// The service's address, http://HOST:PORT or https://HOST:PORT
     #[arg(value_name = "URL")]
     pub(super) url: String,
+
+    #[command(flatten)]
+    pub(super) trust: TrustArgs,
 
     /// Print one JSON object on standard output and nothing else
     #[arg(long)]
@@ -164,12 +171,12 @@ impl SamplingArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Services")]
 pub(super) struct ServiceArgs {
-    /// The draft's address, http://HOST:PORT, or several with commas between them; without addresses both models live in
+    /// The draft's address, http://HOST:PORT or https://HOST:PORT, or several with commas between them; without addresses both models live in
     /// this process
     #[arg(long, value_name = "URL", env = "OUTRIDER_DRAFT")]
     pub(super) draft: Option<String>,
 
-    /// The target's address, http://HOST:PORT, or several with commas between them, of which any may take over from another
+    /// The target's address, http://HOST:PORT or https://HOST:PORT, or several with commas between them, of which any may take over from another
     #[arg(long, value_name = "URL", env = "OUTRIDER_TARGET")]
     pub(super) target: Option<String>,
 
@@ -185,14 +192,54 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true, default_value = "30s", value_parser = duration)]
     target_deadline: Duration,
 
+    /// Let a target with another arithmetic (other kernels, another device) go on with a session where none with the same
+    /// is left; the answer then says that it may not be what one target would have said
+    #[arg(long, env = "OUTRIDER_ALLOW_INEXACT_FAILOVER")]
+    allow_inexact_failover: bool,
+
+    /// Record prompts and outputs in the spans of requests; without it they are in no span, log or metric
+    #[arg(long, env = "OUTRIDER_RECORD_CONTENT")]
+    pub(super) record_content: bool,
+
+    #[command(flatten)]
+    trust: TrustArgs,
+
     #[cfg(feature = "embedded")]
     #[command(flatten)]
     pub(super) models: ModelArgs,
 }
 
+/// Whom a service must be, and who we are to it.
+#[derive(Args, Clone, Debug)]
+pub(super) struct TrustArgs {
+    /// Believe services at https addresses that have a certificate of one of the authorities in this PEM file; it and the
+    /// next two are read again when they change
+    #[arg(long, env = "OUTRIDER_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+
+    /// Show such services the certificate in this PEM file
+    #[arg(long, env = "OUTRIDER_CLIENT_CERT", value_name = "FILE", requires_all = ["ca", "client_key"])]
+    client_cert: Option<PathBuf>,
+
+    /// The certificate's private key, a PEM file
+    #[arg(long, env = "OUTRIDER_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+}
+
+impl TrustArgs {
+    pub(super) fn tls(&self) -> Result<Option<ClientTls>, UnusableFiles> {
+        let identity = self.client_cert.clone().zip(self.client_key.clone());
+        self.ca.clone().map(|ca| ClientTls::new(ClientFiles { ca, identity })).transpose()
+    }
+}
+
 impl ServiceArgs {
+    pub(super) fn access(&self) -> Result<Access, UnusableFiles> {
+        Ok(Access { tls: self.trust.tls()?, inexact_failover: self.allow_inexact_failover })
+    }
+
     pub(super) fn deadlines(&self) -> Deadlines {
-        Deadlines { draft: self.draft_deadline, target: self.target_deadline }
+        Deadlines { draft: self.draft_deadline, draft_adapts: false, target: self.target_deadline }
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     args::{DescribeArgs, GenerateArgs},
 };
 use crate::{
-    Request, Run, Service, StopReason, cycle,
+    Access, Request, Run, Service, StopReason, cycle,
     report::{PairRoofs, Report, ServiceReport, Theory, terminal},
     text::{self, Piece},
 };
@@ -42,13 +42,11 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
     let outcome = match encode(&connected, &args, &prompt) {
         Ok(tokens) => {
             let request = Request {
-                prompt: tokens,
-                sampling: args.sampling.sampling(),
                 max_tokens: args.max_tokens as usize,
                 gamma,
                 stop: args.stop,
-                top_logprobs: None,
-                parent: None,
+                record_content: args.services.record_content,
+                ..Request::new(tokens, args.sampling.sampling())
             };
             let shown = if args.chat { prompt + "\n" } else { prompt };
             write_text(&connected, &args.services, request, shown, args.json).await
@@ -148,7 +146,8 @@ fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io:
 
 pub(super) async fn describe(args: DescribeArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn");
-    let service = interruptible(Service::connect("service", &args.url, true)).await.transpose()?;
+    let access = Access { tls: args.trust.tls()?, ..Access::default() };
+    let service = interruptible(Service::connect("service", &args.url, &access, true)).await.transpose()?;
     let Some(service) = service else {
         return Ok(End::Interrupted);
     };

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use proto::v1;
 use speculative::Verdict;
 use telemetry::names::{span, spec};
 use tokio::time;
@@ -10,7 +9,7 @@ use tokio::time;
 use super::{Cycle, Generation, Leg};
 use crate::{
     Error,
-    link::{Opening, TargetLink},
+    link::{Call, Opening, TargetLink},
     replicas::random,
 };
 
@@ -25,7 +24,7 @@ const LEAST_ATTEMPTS: i64 = 3;
 impl Generation<'_> {
     /// Opens the target's session on the first replica that takes it; gives what that brought. Each is tried once: a request
     /// that has no token yet is soon asked for again.
-    pub(super) async fn open_target(&mut self, open: v1::Open) -> Result<Opening, Error> {
+    pub(super) async fn open_target(&mut self, open: Call) -> Result<Opening, Error> {
         let (mut avoided, mut failed) = (Vec::new(), None);
         loop {
             let tried = avoided.len();
@@ -61,10 +60,11 @@ impl Generation<'_> {
             attempt += 1;
             let mut span = self.span.child(span::FAILOVER);
             span.set(spec::ATTEMPT, attempt);
-            let (open, tried) = (self.open(&span), avoided.len());
+            let (open, tried) = (self.call(self.open(&span)), avoided.len());
             match TargetLink::open(&self.pair.target, open, self.deadlines.target, &mut avoided).await {
                 Ok((target, opening)) => {
                     self.target = Some(target);
+                    self.placed(opening.exact);
                     self.logprobs.extend(opening.logprobs);
                     cycle.target = Leg { network: cycle.target.network + begun.elapsed(), ..cycle.target };
                     return Ok(Verdict { accepted: 0, tokens: vec![opening.first] });

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use speculative::{Acceptance, Logprobs, TokenId, roofline::Work};
 use telemetry::{
     Span,
@@ -154,6 +155,8 @@ pub struct Run {
     pub token_ids: Vec<TokenId>,
     /// Of each of them, where the request asks for them.
     pub logprobs: Vec<Logprobs>,
+    /// Whether one arithmetic made all of it; false only where another was allowed to go on.
+    pub exact: bool,
     /// Why it ended.
     pub stop_reason: StopReason,
     /// The trace, where one was exported.
@@ -184,6 +187,18 @@ impl Run {
     fn rate(&self, time: Duration) -> Option<f64> {
         (!time.is_zero()).then(|| (self.token_ids.len() - 1) as f64 / time.as_secs_f64())
     }
+}
+
+/// The prompt and the output, as the GenAI conventions have it for those who opt in.
+pub(super) fn record_content(span: &mut Span, request: &Request, pair: &Pair, output: &str, reason: StopReason) {
+    let mut decoder = pair.tokenizer.decoder();
+    let mut prompt: String = request.prompt.iter().map(|&token| decoder.push(token)).collect();
+    prompt += &decoder.finish();
+    let parts = |text: &str| json!([{ "type": "text", "content": text }]);
+    let input = json!([{ "role": "user", "parts": parts(&prompt) }]);
+    let output = json!([{ "role": "assistant", "parts": parts(output), "finish_reason": reason.as_str() }]);
+    span.set(convention::INPUT_MESSAGES, input.to_string());
+    span.set(convention::OUTPUT_MESSAGES, output.to_string());
 }
 
 /// OpenTelemetry's GenAI attributes of a request.

@@ -17,8 +17,11 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{Duplex, leg, trace_context};
-use crate::{Leg, Service, replicas::Placed};
+use super::{Call, Duplex, leg, trace_context};
+use crate::{Deadlines, Leg, Service, replicas::Placed};
+use patience::Patience;
+
+mod patience;
 
 /// The first pause before a lost session is reopened; it doubles with every failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -30,7 +33,7 @@ const OPENING_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct DraftLink {
     service: Service,
     target: DescribeResponse,
-    deadline: Duration,
+    patience: Patience,
     state: State,
     /// Pause before the next attempt to reopen.
     pause: Duration,
@@ -73,9 +76,9 @@ pub(crate) struct Proposed {
 
 impl DraftLink {
     /// Begins to open the session; [`DraftLink::opened`] waits for it.
-    pub(crate) fn open(service: Service, target: DescribeResponse, open: v1::Open, deadline: Duration) -> Self {
-        let state = State::Opening(tokio::spawn(open_stream(service.clone(), open)));
-        Self { service, target, deadline, state, pause: FIRST_PAUSE }
+    pub(crate) fn open(service: Service, target: DescribeResponse, call: Call, deadlines: Deadlines) -> Self {
+        let state = State::Opening(tokio::spawn(open_stream(service.clone(), call)));
+        Self { service, target, patience: Patience::new(deadlines), state, pause: FIRST_PAUSE }
     }
 
     /// Waits until the prefill is done, the attempt has failed, or `deadline` has passed.
@@ -92,16 +95,25 @@ impl DraftLink {
         (self.service.description.context_length as usize).saturating_sub(base_len)
     }
 
+    /// Notes what a cycle brought and how long its verdict took.
+    pub(crate) fn learn(&mut self, proposed: usize, accepted: usize, verdict: Duration) {
+        self.patience.learn(proposed, accepted, verdict);
+    }
+
     /// Asks for γ tokens after the committed ones. Nothing is proposed by a draft that is away, late, or lying.
     pub(crate) async fn propose(
         &mut self,
         cycle: u64,
         committed: &[TokenId],
         gamma: usize,
-        open: impl FnOnce() -> v1::Open,
+        open: impl FnOnce() -> Call,
         span: &Span,
     ) -> Proposed {
         self.settle(open).await;
+        if self.patience.rests() {
+            return Proposed::default();
+        }
+        let deadline = self.patience.deadline(gamma);
         let (mut stream, sent) = match std::mem::replace(&mut self.state, State::Down { retry_at: Instant::now() }) {
             State::Ready(stream) => (stream, Instant::now()),
             away => {
@@ -119,12 +131,13 @@ impl DraftLink {
         };
         let message = Some(draft_session_request::Message::Propose(propose));
         let answer = match stream.duplex.send(DraftSessionRequest { message }) {
-            Ok(()) => timeout_at((sent + self.deadline).into(), stream.answer(asked)).await,
+            Ok(()) => timeout_at((sent + deadline).into(), stream.answer(asked)).await,
             Err(status) => Ok(Err(status)),
         };
         match answer {
             Ok(Ok(Some(proposal))) => {
                 let leg = leg(sent, proposal.cost.as_ref().unwrap_or(&v1::Cost::default()));
+                self.patience.kept();
                 self.state = State::Ready(stream);
                 Proposed { tokens: self.checked(asked, proposal), leg: Some(leg) }
             }
@@ -138,7 +151,8 @@ impl DraftLink {
                 Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
             }
             Err(_) => {
-                tracing::warn!(cycle, deadline_ms = self.deadline.as_millis() as u64, "the draft missed its deadline");
+                tracing::debug!(cycle, deadline_ms = deadline.as_millis() as u64, "the draft missed its deadline");
+                self.patience.missed();
                 self.state = State::Late(stream, asked);
                 Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
             }
@@ -147,7 +161,7 @@ impl DraftLink {
 
     /// Takes what has happened since the last cycle, without waiting: an opened stream, a late answer, a pause that is
     /// over.
-    async fn settle(&mut self, open: impl FnOnce() -> v1::Open) {
+    async fn settle(&mut self, open: impl FnOnce() -> Call) {
         let state = std::mem::replace(&mut self.state, State::Down { retry_at: Instant::now() });
         self.state = match state {
             State::Opening(task) if task.is_finished() => {
@@ -256,9 +270,9 @@ impl Stream {
     }
 }
 
-async fn open_stream(service: Service, open: v1::Open) -> Result<Stream, Status> {
+async fn open_stream(service: Service, call: Call) -> Result<Stream, Status> {
     let placed = service.replicas.place(&[]).await?;
-    let opened = time::timeout(OPENING_LIMIT, open_on(&service, &placed, open)).await;
+    let opened = time::timeout(OPENING_LIMIT, open_on(&service, &placed, call)).await;
     match opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("the draft does not open the session"))) {
         Ok((duplex, known_len)) => Ok(Stream { duplex, known_len, placed }),
         Err(status) => {
@@ -268,11 +282,12 @@ async fn open_stream(service: Service, open: v1::Open) -> Result<Stream, Status>
     }
 }
 
-async fn open_on(service: &Service, placed: &Placed, open: v1::Open) -> Result<(Messages, usize), Status> {
+async fn open_on(service: &Service, placed: &Placed, call: Call) -> Result<(Messages, usize), Status> {
+    let Call { open, deadline } = call;
     let known_len = open.tokens.len();
     let mut client = DraftServiceClient::new(placed.channel());
     let message = Some(draft_session_request::Message::Open(open));
-    let call = async |requests| client.draft_session(requests).await;
+    let call = async |requests| client.draft_session(Call::request(deadline, requests)).await;
     let mut duplex = Duplex::open(DraftSessionRequest { message }, call).await?;
     match duplex.next().await?.message {
         Some(draft_session_response::Message::Opened(opened)) => {

@@ -11,7 +11,7 @@ use telemetry::Span;
 use tokio::time;
 use tonic::Status;
 
-use super::{Duplex, leg, trace_context};
+use super::{Call, Duplex, leg, trace_context};
 use crate::{Error, Leg, Service, replicas::Placed};
 
 /// One session with the target.
@@ -31,6 +31,8 @@ pub(crate) struct Opening {
     pub(crate) logprobs: Vec<Logprobs>,
     /// How many of those were in the replica's cache already.
     pub(crate) cached: usize,
+    /// Whether its arithmetic is that of the first target.
+    pub(crate) exact: bool,
 }
 
 /// A verdict with all that came with it.
@@ -57,16 +59,16 @@ impl TargetLink {
     /// added to them.
     pub(crate) async fn open(
         service: &Service,
-        open: v1::Open,
+        call: Call,
         deadline: Duration,
         avoided: &mut Vec<String>,
     ) -> Result<(Self, Opening), Error> {
-        let committed = open.tokens.len();
+        let committed = call.open.tokens.len();
         let placed = service.replicas.place(avoided).await;
         let placed = placed.map_err(|status| Error::Target { committed, status: Box::new(status) })?;
-        let (tokenizer_size, top_logprobs) = (service.description.tokenizer_size, open.top_logprobs);
+        let (tokenizer_size, top_logprobs) = (service.description.tokenizer_size, call.open.top_logprobs);
         let vocabulary = Vocabulary { tokenizer_size, top_logprobs };
-        let opened = match time::timeout(deadline, Self::open_on(service, &placed, open, vocabulary)).await {
+        let opened = match time::timeout(deadline, Self::open_on(service, &placed, call, vocabulary)).await {
             Ok(opened) => opened,
             Err(_) => Err(Error::TargetDeadline { committed, deadline_s: deadline.as_secs_f64() }),
         };
@@ -83,23 +85,23 @@ impl TargetLink {
     async fn open_on(
         service: &Service,
         placed: &Placed,
-        open: v1::Open,
+        Call { open, deadline }: Call,
         vocabulary: Vocabulary,
     ) -> Result<(Messages, Opening), Error> {
         let committed = open.tokens.len();
         let lost = |status| Error::Target { committed, status: Box::new(status) };
         let mut client = TargetServiceClient::new(placed.channel());
         let message = Some(target_session_request::Message::Open(open));
-        let call = async |requests| client.target_session(requests).await;
+        let call = async |requests| client.target_session(Call::request(deadline, requests)).await;
         let mut duplex = Duplex::open(TargetSessionRequest { message }, call).await.map_err(lost)?;
         match duplex.next().await.map_err(lost)?.message {
             Some(target_session_response::Message::Opened(opened)) => match opened.first_token {
                 Some(first) if first < vocabulary.tokenizer_size => {
-                    service.replicas.confirm(placed, &opened.incarnation_id).await.map_err(lost)?;
+                    let exact = service.replicas.confirm(placed, &opened.incarnation_id).await.map_err(lost)?;
                     let cached = opened.cost.unwrap_or_default().cached as usize;
                     let logprobs = vocabulary.logprobs(1, opened.first_logprobs.into_iter().collect());
                     let logprobs = logprobs.map_err(|what| Error::Protocol { committed, what })?;
-                    Ok((duplex, Opening { first, logprobs, cached }))
+                    Ok((duplex, Opening { first, logprobs, cached, exact }))
                 }
                 _ => Err(Error::Protocol { committed, what: "open was not answered by a first token".to_owned() }),
             },

@@ -1,12 +1,17 @@
 //! An address as a flag gives it, and the addresses that its host's name stands for.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use telemetry::server::KEEPALIVE;
-use tokio::net::lookup_host;
+use hyper_util::rt::TokioIo;
+use telemetry::{server::KEEPALIVE, tls::ClientTls};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::Error;
@@ -17,31 +22,56 @@ pub(super) struct Address {
     host: String,
     port: u16,
     endpoint: Endpoint,
+    /// For https.
+    tls: Option<ClientTls>,
 }
 
+/// A place that an address stands for.
+pub(super) struct Place {
+    pub(super) url: String,
+    endpoint: Endpoint,
+    /// The host that it must prove to be, where that is asked.
+    proof: Option<(String, ClientTls)>,
+}
+
+/// A connection in the clear or an encrypted one.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 impl Address {
-    /// The address in `url`, http://HOST:PORT.
-    pub(super) fn new(side: &'static str, url: &str) -> Result<Self, Error> {
+    /// The address in `url`, http://HOST:PORT or https://HOST:PORT; the latter needs `tls`.
+    pub(super) fn new(side: &'static str, url: &str, tls: Option<&ClientTls>) -> Result<Self, Error> {
         let bad = |problem: &str| Error::Address { side, url: url.to_owned(), problem: problem.to_owned() };
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(&error.to_string()))?;
         let uri: &Uri = endpoint.uri();
-        let (scheme, host) = (uri.scheme_str(), uri.host().map(str::to_owned));
-        let Some(host) = host.filter(|_| scheme == Some("http")) else { return Err(bad("it is not an http URL")) };
+        let (scheme, host) = (uri.scheme_str().unwrap_or_default(), uri.host());
+        let Some(host) = host.filter(|_| ["http", "https"].contains(&scheme)).map(bare) else {
+            return Err(bad("it is not an http or https URL"));
+        };
+        let tls = tls.filter(|_| scheme == "https").cloned();
+        if scheme == "https" && tls.is_none() {
+            return Err(bad("https needs --ca, the authorities whose services are believed"));
+        }
         let Some(port) = uri.port_u16().filter(|&port| port != 0) else {
             return Err(bad("it has no port from 1 to 65535"));
         };
-        Ok(Self { url: url.to_owned(), host, port, endpoint: tuned(endpoint) })
+        Ok(Self { url: url.to_owned(), host, port, endpoint: tuned(endpoint), tls })
     }
 
     /// Whether the host is a name, which may stand for other addresses later.
     pub(super) fn is_name(&self) -> bool {
-        self.host.trim_matches(['[', ']']).parse::<IpAddr>().is_err()
+        self.host.parse::<IpAddr>().is_err()
     }
 
-    /// A connection's settings for each address that the host stands for.
-    pub(super) async fn endpoints(&self) -> Vec<(String, Endpoint)> {
+    /// The place of each address that the host stands for.
+    pub(super) async fn places(&self) -> Vec<Place> {
+        let place = |url, endpoint| {
+            let proof = self.tls.clone().map(|tls| (self.host.clone(), tls));
+            Place { url, endpoint, proof }
+        };
         if !self.is_name() {
-            return vec![(self.url.clone(), self.endpoint.clone())];
+            return vec![place(self.url.clone(), self.endpoint.clone())];
         }
         let addresses = match lookup_host((self.host.as_str(), self.port)).await {
             Ok(addresses) => addresses.collect::<Vec<_>>(),
@@ -51,24 +81,43 @@ impl Address {
             }
         };
         let origin = self.endpoint.uri().clone();
-        let endpoint = |address: SocketAddr| {
-            let url = format!("http://{address}");
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let of_address = |address: SocketAddr| {
+            let url = format!("{scheme}://{address}");
             let endpoint = Endpoint::from_shared(url.clone()).ok()?;
-            Some((url, tuned(endpoint).origin(origin.clone())))
+            Some(place(url, tuned(endpoint).origin(origin.clone())))
         };
-        addresses.into_iter().filter_map(endpoint).collect()
+        addresses.into_iter().filter_map(of_address).collect()
     }
 }
 
-/// A connection to the one service at `url`.
-pub(crate) fn channel(side: &'static str, url: &str) -> Result<Channel, Error> {
-    Ok(Address::new(side, url)?.endpoint.connect_lazy())
+impl Place {
+    /// A connection that is made when it is first used and again whenever it is lost.
+    pub(super) fn channel(&self) -> Channel {
+        let proof = self.proof.clone();
+        self.endpoint.connect_with_connector_lazy(tower::service_fn(move |uri| connect(uri, proof.clone())))
+    }
 }
 
-/// A connection that is made when it is first used and again whenever it is lost.
+async fn connect(uri: Uri, proof: Option<(String, ClientTls)>) -> io::Result<TokioIo<Box<dyn Stream>>> {
+    let (host, port) = (uri.host().map(bare), uri.port_u16());
+    let (host, port) = host.zip(port).ok_or(io::ErrorKind::InvalidInput)?;
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(TokioIo::new(match proof {
+        None => Box::new(stream),
+        Some((host, tls)) => Box::new(tls.connect(&host, stream).await?),
+    }))
+}
+
+/// A host without the brackets that an IPv6 address has in a URL.
+fn bare(host: &str) -> String {
+    host.trim_matches(['[', ']']).to_owned()
+}
+
+/// How a connection is kept.
 fn tuned(endpoint: Endpoint) -> Endpoint {
     endpoint
-        .tcp_nodelay(true)
         .connect_timeout(Duration::from_secs(5))
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)

@@ -2,7 +2,11 @@
 
 use std::{
     future::{self, Future},
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -20,11 +24,11 @@ use tokio::{
 
 use super::{
     App, Refusal,
-    openai::{Choice, Head, Metrics, Usage, json},
+    openai::{Choice, Head, Metrics, Totals, Usage, json},
     parse::{self, Asked, Endpoint},
     stream,
 };
-use crate::{Run, generate_paced, replicas::random, text::Piece};
+use crate::{Run, StopReason, generate_paced, replicas::random, text::Piece};
 
 /// A request that is let in.
 #[derive(Debug)]
@@ -32,28 +36,42 @@ pub(super) struct Job {
     pub(super) app: Arc<App>,
     pub(super) head: Head,
     pub(super) asked: Asked,
-    deadline: Instant,
+    arrival: Arrival,
+    /// Choices that were generated to their end.
+    ended: AtomicUsize,
+    /// What the first choice that failed failed with.
+    failed: OnceLock<StatusCode>,
     /// Given back when all of its choices have ended.
     _slots: OwnedSemaphorePermit,
 }
 
+/// When a request has come, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Arrival {
+    /// Now; the client waits for `patience` at most, where it says.
+    pub(super) fn now(app: &App, patience: Option<Duration>) -> Self {
+        let limit = app.config.request_timeout;
+        Self { at: Instant::now(), limit: patience.map_or(limit, |patience| patience.min(limit)) }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.at + self.limit
+    }
+}
+
 /// Answers a request for text.
 pub(super) async fn answer(app: Arc<App>, endpoint: Endpoint, request: Request) -> Result<Response, Refusal> {
-    let (pair, _) = app.pair()?;
-    let deadline = Instant::now() + app.config.request_timeout;
+    app.pair()?;
+    let arrival = Arrival::now(&app, None);
     let parent = parent(request.headers());
     let body = read(&app, request).await?;
-    let head = Head::new(endpoint, random(), pair);
-    let parsing = {
-        let app = app.clone();
-        move || parse::parse(endpoint, &body, &app.pair()?.0, &app.config, random())
-    };
-    // A long prompt takes milliseconds to become tokens, and a chat template is a program.
-    let mut asked = task::spawn_blocking(parsing).await.map_err(|_| Refusal::Panicked)??;
-    asked.request.parent = parent;
-    let slots = app.slots.clone().try_acquire_many_owned(asked.choices as u32);
-    let slots = slots.map_err(|_| Refusal::Busy { most: app.config.max_concurrent })?;
-    let job = Arc::new(Job { app, head, asked, deadline, _slots: slots });
+    let parse = move |app: &App, random| parse::body(endpoint, &body, &app.pair()?.0, &app.config, random);
+    let job = Job::admit(app, endpoint, arrival, parent, parse).await?;
     match job.asked.stream {
         true => stream::respond(&job).await,
         false => whole(&job).await,
@@ -80,8 +98,52 @@ fn parent(headers: &HeaderMap) -> Option<TraceParent> {
 }
 
 impl Job {
+    /// Lets a request in, where there is room for what `parse` makes of it.
+    pub(super) async fn admit(
+        app: Arc<App>,
+        endpoint: Endpoint,
+        arrival: Arrival,
+        parent: Option<TraceParent>,
+        parse: impl FnOnce(&App, u64) -> Result<Asked, Refusal> + Send + 'static,
+    ) -> Result<Arc<Self>, Refusal> {
+        let head = Head::new(endpoint, random(), &app.pair()?.0);
+        let parsing = {
+            let app = app.clone();
+            move || parse(&app, random())
+        };
+        // A long prompt takes milliseconds to become tokens, and a chat template is a program.
+        let mut asked = task::spawn_blocking(parsing).await.map_err(|_| Refusal::Panicked)??;
+        asked.request.parent = parent;
+        asked.request.deadline = Some(arrival.deadline().into());
+        asked.request.record_content = app.config.record_content;
+        let slots = app.slots.clone().try_acquire_many_owned(asked.choices as u32);
+        let slots = slots.map_err(|_| Refusal::Busy { most: app.config.max_concurrent })?;
+        let (ended, failed) = (AtomicUsize::new(0), OnceLock::new());
+        Ok(Arc::new(Self { app, head, asked, arrival, ended, failed, _slots: slots }))
+    }
+
     /// Generates a choice.
     pub(super) async fn run<E: Future<Output = ()>>(
+        &self,
+        index: usize,
+        emit: impl FnMut(Piece) -> E,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<Run, Refusal> {
+        let _running = self.app.metrics.running();
+        let outcome = self.generate(index, emit, cancel).await;
+        match &outcome {
+            Ok(run) => {
+                self.app.metrics.ran(self.head.endpoint, &self.head.model, run);
+                if run.stop_reason != StopReason::Cancelled {
+                    self.ended.fetch_add(1, Relaxed);
+                }
+            }
+            Err(refusal) => drop(self.failed.set(refusal.status())),
+        }
+        outcome
+    }
+
+    async fn generate<E: Future<Output = ()>>(
         &self,
         index: usize,
         emit: impl FnMut(Piece) -> E,
@@ -93,12 +155,24 @@ impl Job {
         let generating = generate_paced(pair, request, self.app.config.deadlines, tracer, emit, cancel);
         let mut closing = self.app.closing.clone();
         tokio::select! {
-            outcome = time::timeout_at(self.deadline, generating) => match outcome {
+            outcome = time::timeout_at(self.arrival.deadline(), generating) => match outcome {
                 Ok(outcome) => outcome.map_err(|error| Refusal::failed(error, self.asked.names)),
-                Err(_) => Err(Refusal::Timeout { limit: self.app.config.request_timeout }),
+                Err(_) => Err(Refusal::Timeout { limit: self.arrival.limit }),
             },
             () = closing.wait() => Err(Refusal::Stopping),
         }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let error = match self.failed.get() {
+            Some(status) => Some(status.as_str().to_owned()),
+            // Whoever asked has gone.
+            None if *self.ended.get_mut() < self.asked.choices => Some("cancelled".to_owned()),
+            None => None,
+        };
+        self.app.metrics.ended(self.head.endpoint, &self.head.model, self.arrival.at.elapsed(), error);
     }
 }
 
@@ -119,7 +193,8 @@ async fn whole(job: &Arc<Job>) -> Result<Response, Refusal> {
     let choices = runs.iter().map(|(index, run)| Choice::whole(job.head.endpoint, *index, run, tokenizer)).collect();
     let runs: Vec<_> = runs.into_iter().map(|(_, run)| run).collect();
     let mut answer = job.head.answer(false, choices);
-    answer.usage = Some(Some(Usage::of(&runs)));
-    answer.metrics = Some(Metrics::of(runs));
+    let totals = Totals::of(&runs);
+    answer.usage = Some(Some(Usage::of(&totals)));
+    answer.metrics = Some(Metrics::of(totals, runs));
     Ok(json(StatusCode::OK, &answer))
 }

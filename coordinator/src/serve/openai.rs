@@ -1,6 +1,6 @@
 //! What goes over the wire, with OpenAI's names.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::{
     body::Body,
@@ -201,12 +201,47 @@ struct PromptDetails {
     cached_tokens: usize,
 }
 
-impl Usage {
-    /// Of all choices; they share the prompt.
+/// What all choices of a request add up to; they share the prompt.
+#[derive(Clone, Debug)]
+pub(super) struct Totals {
+    pub(super) gamma: usize,
+    pub(super) prompt_tokens: usize,
+    pub(super) completion_tokens: usize,
+    pub(super) cached_tokens: usize,
+    /// From the request to the first token of any choice.
+    pub(super) time_to_first_token: Option<Duration>,
+    pub(super) acceptance: Acceptance,
+    /// At k, the cycles that accepted k tokens of a proposal.
+    pub(super) acceptance_histogram: Vec<u64>,
+    /// Whether one arithmetic made all of it.
+    pub(super) exact: bool,
+}
+
+impl Totals {
     pub(super) fn of(runs: &[Run]) -> Self {
-        let prompt_tokens = runs.first().map_or(0, |run| run.prompt_tokens);
-        let completion_tokens = runs.iter().map(|run| run.token_ids.len()).sum();
-        let cached_tokens = runs.iter().map(|run| run.cached_tokens).min().unwrap_or(0);
+        let gamma = runs.first().map_or(0, |run| run.gamma);
+        let mut acceptance = Acceptance::new();
+        runs.iter().for_each(|run| acceptance.merge(&run.acceptance));
+        let mut acceptance_histogram = vec![0; gamma + 1];
+        for cycle in runs.iter().flat_map(|run| &run.cycles).filter(|cycle| cycle.gamma > 0) {
+            acceptance_histogram[cycle.accepted] += 1;
+        }
+        Self {
+            gamma,
+            prompt_tokens: runs.first().map_or(0, |run| run.prompt_tokens),
+            completion_tokens: runs.iter().map(|run| run.token_ids.len()).sum(),
+            cached_tokens: runs.iter().map(|run| run.cached_tokens).min().unwrap_or(0),
+            time_to_first_token: runs.iter().filter_map(|run| run.time_to_first_token).min(),
+            acceptance,
+            acceptance_histogram,
+            exact: runs.iter().all(|run| run.exact),
+        }
+    }
+}
+
+impl Usage {
+    pub(super) fn of(totals: &Totals) -> Self {
+        let Totals { prompt_tokens, completion_tokens, cached_tokens, .. } = *totals;
         Self {
             prompt_tokens,
             completion_tokens,
@@ -225,6 +260,14 @@ pub(super) struct Metrics {
     cycle: Breakdowns,
     /// From the request to the first token of any choice, in seconds.
     time_to_first_token_s: Option<f64>,
+    /// A target with another arithmetic has gone on with a choice: the text may not be what one target would have said.
+    #[serde(skip_serializing_if = "is_false")]
+    inexact_failover: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// vLLM's block of the same name, and the rate by position.
@@ -245,16 +288,8 @@ struct SpeculativeDecoding {
 
 impl Metrics {
     /// Of all choices together.
-    pub(super) fn of(runs: Vec<Run>) -> Self {
-        let gamma = runs.first().map_or(0, |run| run.gamma);
-        let time_to_first_token = runs.iter().filter_map(|run| run.time_to_first_token).min();
-        let mut acceptance = Acceptance::new();
-        runs.iter().for_each(|run| acceptance.merge(&run.acceptance));
-        let cycles: Vec<_> = runs.into_iter().flat_map(|run| run.cycles).collect();
-        let mut acceptance_histogram = vec![0; gamma + 1];
-        for cycle in cycles.iter().filter(|cycle| cycle.gamma > 0) {
-            acceptance_histogram[cycle.accepted] += 1;
-        }
+    pub(super) fn of(totals: Totals, runs: Vec<Run>) -> Self {
+        let Totals { gamma, acceptance, acceptance_histogram, time_to_first_token, exact, .. } = totals;
         let speculative_decoding = (gamma > 0).then(|| SpeculativeDecoding {
             mean_acceptance_length: acceptance.mean_acceptance_length(),
             draft_acceptance_rate: acceptance.acceptance_rate(),
@@ -265,9 +300,10 @@ impl Metrics {
             num_spec_tokens: gamma,
             acceptance_per_position: acceptance.survival(),
         });
+        let cycles: Vec<_> = runs.into_iter().flat_map(|run| run.cycles).collect();
         let cycle = Breakdowns::over(&cycles, gamma > 0);
         let time_to_first_token_s = time_to_first_token.map(|time| time.as_secs_f64());
-        Self { speculative_decoding, cycle, time_to_first_token_s }
+        Self { speculative_decoding, cycle, time_to_first_token_s, inexact_failover: !exact }
     }
 }
 

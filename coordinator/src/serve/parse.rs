@@ -1,6 +1,9 @@
 //! A body to what is generated. Every refusal names the field, its value and what is allowed.
 
-use serde_json::Value;
+use std::fmt;
+
+use proto::v1::{ChatMessage, Conversation, GenerateRequest, TokenIds, generate_request::Input};
+use serde_json::{Value, json};
 use speculative::{Logprobs, Penalties, Sampling, TokenId};
 use tokenizer::Message;
 
@@ -49,8 +52,18 @@ pub(super) struct Asked {
     pub(super) names: Names,
 }
 
-/// Reads `body`. `random` is the seed where the request gives none.
-pub(super) fn parse(
+impl Endpoint {
+    /// As the GenAI conventions name it.
+    pub(super) fn operation(self) -> &'static str {
+        match self {
+            Self::Completions => "text_completion",
+            Self::Chat => "chat",
+        }
+    }
+}
+
+/// Reads a body of JSON. `random` is the seed where the request gives none.
+pub(super) fn body(
     endpoint: Endpoint,
     body: &[u8],
     pair: &Pair,
@@ -59,7 +72,7 @@ pub(super) fn parse(
 ) -> Result<Asked, Refusal> {
     let value: Value = serde_json::from_slice(body).map_err(|error| Refusal::Body(error.to_string()))?;
     let fields = Fields::of(&value, "")?;
-    model(fields, pair)?;
+    model(fields.string("model")?, pair)?;
     let choices = fields.whole("n", 1..=config.max_concurrent as u64)?.unwrap_or(1);
     unsupported(fields, choices)?;
     let names = Names {
@@ -79,16 +92,91 @@ pub(super) fn parse(
         Endpoint::Completions => prompt(fields, pair),
         Endpoint::Chat => conversation(fields, pair),
     }?;
-    let max_tokens = wanted.unwrap_or_else(|| match endpoint {
-        Endpoint::Completions => COMPLETION_TOKENS.min(limit(pair, |limits| limits.max_output_tokens)),
-        Endpoint::Chat => {
-            let room = u64::from(pair.target.description.context_length).saturating_sub(prompt.len() as u64);
-            room.min(limit(pair, |limits| limits.max_output_tokens)).max(1)
-        }
-    });
-    let max_tokens = max_tokens as usize;
-    let request = Request { prompt, sampling, max_tokens, gamma, stop, top_logprobs, parent: None };
+    let max_tokens = wanted.unwrap_or_else(|| unasked_tokens(endpoint, pair, prompt.len())) as usize;
+    let request = Request { max_tokens, gamma, stop, top_logprobs, ..Request::new(prompt, sampling) };
     Ok(Asked { request, choices: choices as usize, stream, include_usage, names })
+}
+
+/// Reads a gRPC message in the same way. What a run checks itself is left to it.
+pub(super) fn message(message: GenerateRequest, pair: &Pair, config: &Config, random: u64) -> Result<Asked, Refusal> {
+    let refuse = |field: &'static str, value: &dyn fmt::Display, allowed: &str| {
+        Refusal::field(field, format!("{field} is {value}, allowed: {allowed}"))
+    };
+    model(Some(message.model.as_str()).filter(|model| !model.is_empty()), pair)?;
+    let choices = message.n.unwrap_or(1);
+    let most = config.max_concurrent;
+    if !(1..=most).contains(&(choices as usize)) {
+        return Err(refuse("n", &choices, &format!("1 to {most}")));
+    }
+    if message.stop.len() > MOST_STOPS {
+        return Err(refuse("stop", &format!("{} strings", message.stop.len()), &format!("at most {MOST_STOPS}")));
+    }
+    if let Some(stop) = message.stop.iter().find(|stop| !(1..=MOST_STOP_BYTES).contains(&stop.len())) {
+        let allowed = format!("1 to {MOST_STOP_BYTES} bytes each");
+        return Err(refuse("stop", &format!("{} bytes long", stop.len()), &allowed));
+    }
+    let sampling = Sampling {
+        temperature: message.temperature.unwrap_or(1.0),
+        top_k: message.top_k,
+        top_p: message.top_p.unwrap_or(1.0),
+        min_p: message.min_p,
+        seed: message.seed.unwrap_or(random & SEED_BITS),
+        penalties: Penalties {
+            presence: message.presence_penalty,
+            frequency: message.frequency_penalty,
+            repetition: message.repetition_penalty.unwrap_or(1.0),
+        },
+    };
+    sampling.validate().map_err(|invalid| refuse(invalid.field, &invalid.value, invalid.allowed))?;
+    let (endpoint, prompt, name) = match message.input {
+        None => return Err(refuse("input", &"missing", "prompt, token_ids or conversation")),
+        Some(Input::Prompt(prompt)) => {
+            let names = Names { prompt: "prompt", max_tokens: "max_tokens" };
+            let prompt = text::encode(&pair.tokenizer, &prompt).map_err(|error| Refusal::failed(error, names))?;
+            (Endpoint::Completions, prompt, "prompt")
+        }
+        Some(Input::TokenIds(TokenIds { ids })) => {
+            let size = pair.target.description.tokenizer_size;
+            if let Some(id) = ids.iter().find(|id| **id >= size) {
+                return Err(refuse("token_ids", id, &format!("0 to {}", size - 1)));
+            }
+            (Endpoint::Completions, ids, "token_ids")
+        }
+        Some(Input::Conversation(Conversation { messages })) => {
+            let spoken = messages.into_iter().map(|ChatMessage { role, content }| {
+                let role = role_of(&role).ok_or_else(|| refuse("role", &json!(role), ROLES))?;
+                Ok(Message { role: role.to_owned(), content })
+            });
+            let messages = spoken.collect::<Result<Vec<_>, Refusal>>()?;
+            if messages.is_empty() {
+                return Err(refuse("conversation", &"empty", "one message or more"));
+            }
+            (Endpoint::Chat, converse(&messages, pair, "conversation")?, "conversation")
+        }
+    };
+    let most_gamma = most_gamma(pair) as usize;
+    let unasked = unasked_tokens(endpoint, pair, prompt.len()) as u32;
+    let request = Request {
+        max_tokens: message.max_tokens.unwrap_or(unasked) as usize,
+        gamma: message.gamma.map_or(config.gamma.min(most_gamma), |gamma| gamma as usize),
+        stop: message.stop,
+        top_logprobs: message.top_logprobs.map(|top| top as usize),
+        ..Request::new(prompt, sampling)
+    };
+    let names = Names { prompt: name, max_tokens: "max_tokens" };
+    Ok(Asked { request, choices: choices as usize, stream: true, include_usage: true, names })
+}
+
+/// Tokens that are generated where nobody says how many.
+fn unasked_tokens(endpoint: Endpoint, pair: &Pair, prompt_len: usize) -> u64 {
+    let most = limit(pair, |limits| limits.max_output_tokens);
+    match endpoint {
+        Endpoint::Completions => COMPLETION_TOKENS.min(most),
+        Endpoint::Chat => {
+            let room = u64::from(pair.target.description.context_length).saturating_sub(prompt_len as u64);
+            room.min(most).max(1)
+        }
+    }
 }
 
 /// A limit of the target.
@@ -97,11 +185,11 @@ fn limit(pair: &Pair, of: impl Fn(&proto::v1::Limits) -> u32) -> u64 {
 }
 
 /// There is one model; who names it must name that one.
-fn model(fields: Fields<'_>, pair: &Pair) -> Result<(), Refusal> {
+fn model(model: Option<&str>, pair: &Pair) -> Result<(), Refusal> {
     let served = &pair.target.description.model;
-    match fields.string("model")? {
+    match model {
         Some(model) if model != served => {
-            let model = serde_json::json!(model.chars().take(64).collect::<String>()).to_string();
+            let model = json!(model.chars().take(64).collect::<String>()).to_string();
             Err(Refusal::Model { model, served: served.clone() })
         }
         _ => Ok(()),
@@ -147,9 +235,7 @@ fn unsupported(fields: Fields<'_>, choices: u64) -> Result<(), Refusal> {
         return Err(fields.refuse("response_format", "{\"type\": \"text\"}"));
     }
     match fields.get("modalities") {
-        Some(modalities) if modalities != &serde_json::json!(["text"]) => {
-            Err(fields.refuse("modalities", "[\"text\"]"))
-        }
+        Some(modalities) if modalities != &json!(["text"]) => Err(fields.refuse("modalities", "[\"text\"]")),
         _ => Ok(()),
     }
 }
@@ -199,8 +285,7 @@ fn stop(fields: Fields<'_>) -> Result<Vec<String>, Refusal> {
 
 /// Where the request does not say, the service's own, as far as the services take it.
 fn gamma(fields: Fields<'_>, pair: &Pair, config: &Config) -> Result<usize, Refusal> {
-    let draft = pair.draft.as_ref().map_or(0, |draft| draft.description.limits.unwrap_or_default().max_gamma);
-    let most = limit(pair, |limits| limits.max_gamma).min(draft.into());
+    let most = most_gamma(pair);
     let gamma = fields.whole("gamma", 0..=most)?;
     Ok(gamma.map_or(config.gamma.min(most as usize), |gamma| gamma as usize))
 }
@@ -217,6 +302,12 @@ fn top_logprobs(fields: Fields<'_>, endpoint: Endpoint) -> Result<Option<usize>,
             (false, Some(_)) => Err(fields.refuse("top_logprobs", "0 or null, unless logprobs is true")),
         },
     }
+}
+
+/// The largest γ that both services take.
+fn most_gamma(pair: &Pair) -> u64 {
+    let draft = pair.draft.as_ref().map_or(0, |draft| draft.description.limits.unwrap_or_default().max_gamma);
+    limit(pair, |limits| limits.max_gamma).min(draft.into())
 }
 
 fn prompt(fields: Fields<'_>, pair: &Pair) -> Result<Vec<TokenId>, Refusal> {
@@ -244,22 +335,36 @@ fn conversation(fields: Fields<'_>, pair: &Pair) -> Result<Vec<TokenId>, Refusal
         Some(Value::Array(messages)) if !messages.is_empty() => messages,
         _ => return Err(fields.refuse("messages", "an array of one message or more")),
     };
-    let messages = messages.iter().enumerate().map(|(at, value)| message(value, &format!("messages[{at}]")));
+    let messages = messages.iter().enumerate().map(|(at, value)| spoken(value, &format!("messages[{at}]")));
     let messages = messages.collect::<Result<Vec<_>, _>>()?;
-    let names = Names { prompt: "messages", max_tokens: "max_tokens" };
+    converse(&messages, pair, "messages")
+}
+
+/// The tokens of the prompt in which the model answers `messages`, which the request calls `name`.
+fn converse(messages: &[Message], pair: &Pair, name: &'static str) -> Result<Vec<TokenId>, Refusal> {
+    let names = Names { prompt: name, max_tokens: "max_tokens" };
     let failed = |error: Error| Refusal::failed(error, names);
-    let prompt = text::conversation(&pair.tokenizer, &messages).map_err(failed)?;
+    let prompt = text::conversation(&pair.tokenizer, messages).map_err(failed)?;
     text::encode(&pair.tokenizer, &prompt).map_err(failed)
 }
 
-fn message(value: &Value, place: &str) -> Result<Message, Refusal> {
+/// Who may speak, for messages.
+const ROLES: &str = "\"system\", \"developer\", \"user\" or \"assistant\"";
+
+/// A role as templates know it.
+fn role_of(role: &str) -> Option<&'static str> {
+    match role {
+        // The newer name of the same thing.
+        "developer" | "system" => Some("system"),
+        "user" => Some("user"),
+        "assistant" => Some("assistant"),
+        _ => None,
+    }
+}
+
+fn spoken(value: &Value, place: &str) -> Result<Message, Refusal> {
     let fields = Fields::of(value, place)?;
-    let role = match fields.string("role")? {
-        // The newer name of the same thing, which templates do not know.
-        Some("developer") => "system",
-        Some(role @ ("system" | "user" | "assistant")) => role,
-        _ => return Err(fields.refuse("role", "\"system\", \"developer\", \"user\" or \"assistant\"")),
-    };
+    let role = fields.string("role")?.and_then(role_of).ok_or_else(|| fields.refuse("role", ROLES))?;
     if fields.get("tool_calls").is_some() {
         return Err(fields.refuse("tool_calls", "null"));
     }

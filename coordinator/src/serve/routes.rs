@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Path, Request, State, rejection::PathRejection},
+    extract::{DefaultBodyLimit, MatchedPath, Path, Request, State, rejection::PathRejection},
     http::{Method, StatusCode, Uri, header::CONTENT_TYPE},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -25,11 +25,13 @@ pub(super) fn router(app: Arc<App>) -> Router {
         // A model's name may have slashes in it.
         .route("/v1/models/{*model}", get(model))
         .route_layer(middleware::from_fn_with_state(app.clone(), authorised));
-    api.route("/healthz", get(healthz))
+    api.route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/openapi.json", get(openapi))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(app.clone(), counted))
         .layer(DefaultBodyLimit::max(app.config.max_body_bytes))
         .with_state(app)
 }
@@ -40,6 +42,15 @@ async fn authorised(State(app): State<Arc<App>>, request: Request, next: Next) -
         true => Ok(next.run(request).await),
         false => Err(Refusal::Key),
     }
+}
+
+/// Counts the answer.
+async fn counted(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    // What is asked for and not served is one route: its names are the client's.
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let response = next.run(request).await;
+    app.metrics.responded(&route, response.status().as_u16());
+    response
 }
 
 async fn completions(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {
@@ -72,6 +83,11 @@ async fn model(
 /// The process runs.
 async fn healthz() -> Response {
     openai::json(StatusCode::OK, &json!({ "status": "ok" }))
+}
+
+/// What has been counted, in the OpenMetrics text format.
+async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], app.metrics.text())
 }
 
 /// What is served, for machines (OpenAPI 3.1).

@@ -15,7 +15,7 @@ use super::{
     Refusal,
     answer::Job,
     logprobs::{ChoiceLogprobs, Scribe},
-    openai::{Choice, Head, Metrics, Usage},
+    openai::{Choice, Head, Metrics, Totals, Usage},
 };
 use crate::{Run, text::Piece};
 
@@ -23,7 +23,8 @@ use crate::{Run, text::Piece};
 const OUTBOX: usize = 8;
 
 /// What happens to a choice.
-enum Event {
+#[derive(Debug)]
+pub(super) enum Event {
     Piece { index: usize, piece: Piece },
     Ended { index: usize, run: Box<Run> },
     Failed(Refusal),
@@ -31,16 +32,7 @@ enum Event {
 
 /// The response, once there is something to say: until then a request can still fail with a status.
 pub(super) async fn respond(job: &Arc<Job>) -> Result<Response, Refusal> {
-    let (outbox, mut events) = mpsc::channel(OUTBOX);
-    for index in 0..job.asked.choices {
-        tokio::spawn(run(job.clone(), index, outbox.clone()));
-    }
-    drop(outbox);
-    let first = match events.recv().await {
-        Some(Event::Failed(refusal)) => return Err(refusal),
-        Some(event) => event,
-        None => return Err(Refusal::Panicked),
-    };
+    let (first, events) = events(job).await?;
     let mut writer = Writer::new(job)?;
     let events = tokio_stream::once(first).chain(ReceiverStream::new(events));
     let body = Body::from_stream(events.map_while(move |event| writer.write(event)).map(Ok::<_, Infallible>));
@@ -51,6 +43,19 @@ pub(super) async fn respond(job: &Arc<Job>) -> Result<Response, Refusal> {
     Ok(response)
 }
 
+/// Generates all choices; what happens to them, the first of it apart, so that a request can still fail as a whole.
+pub(super) async fn events(job: &Arc<Job>) -> Result<(Event, mpsc::Receiver<Event>), Refusal> {
+    let (outbox, mut events) = mpsc::channel(OUTBOX);
+    for index in 0..job.asked.choices {
+        tokio::spawn(run(job.clone(), index, outbox.clone()));
+    }
+    drop(outbox);
+    match events.recv().await {
+        Some(Event::Failed(refusal)) => Err(refusal),
+        Some(event) => Ok((event, events)),
+        None => Err(Refusal::Panicked),
+    }
+}
 /// Generates a choice into `outbox`. Where nobody reads that any more, the run ends.
 async fn run(job: Arc<Job>, index: usize, outbox: mpsc::Sender<Event>) {
     let emit = |piece| {
@@ -129,8 +134,9 @@ impl Writer {
             if self.include_usage {
                 let runs = std::mem::take(&mut self.ended);
                 let mut answer = self.head.answer(true, Vec::new());
-                answer.usage = Some(Some(Usage::of(&runs)));
-                answer.metrics = Some(Metrics::of(runs));
+                let totals = Totals::of(&runs);
+                answer.usage = Some(Some(Usage::of(&totals)));
+                answer.metrics = Some(Metrics::of(totals, runs));
                 message(&answer, out);
             }
             out.push_str("data: [DONE]\n\n");

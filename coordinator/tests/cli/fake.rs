@@ -47,6 +47,7 @@ pub(crate) fn description(role: Role) -> DescribeResponse {
             queue_depth: 1,
             max_message_bytes: 4 << 20,
             kv_bytes: 1 << 30,
+            max_sessions_per_peer: 65_536,
         }),
         ..DescribeResponse::default()
     }

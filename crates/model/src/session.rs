@@ -24,6 +24,8 @@ use crate::{Description, Error};
 pub struct Limits {
     /// Sessions open at once.
     pub max_sessions: usize,
+    /// Streams open at once from one peer; held to by whoever knows peers.
+    pub max_sessions_per_peer: usize,
     /// Tokens that a session may start from; the context bounds it too.
     pub max_prompt_tokens: usize,
     /// Tokens that a session may ask for.
@@ -43,6 +45,7 @@ impl Default for Limits {
         let unbounded = 1 << 20; // beyond any context
         Self {
             max_sessions: 32,
+            max_sessions_per_peer: 1 << 16,
             max_prompt_tokens: unbounded,
             max_output_tokens: unbounded,
             max_gamma: 32,

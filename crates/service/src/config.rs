@@ -1,10 +1,19 @@
 //! The flags that both model services have.
 
-use std::{net::SocketAddr, num::NonZeroUsize, ops::RangeInclusive, thread, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, ops::RangeInclusive, path::PathBuf, thread, time::Duration};
 
 use clap::Args;
 use model::{InvalidSource, Limits, Source};
 use speculative::SyntheticAcceptance;
+use telemetry::{
+    connections::Door,
+    server,
+    tls::{Protocol, ServerFiles, ServerTls},
+    watched::UnusableFiles,
+};
+
+/// Calls of one connection beyond what may be open or wait.
+const SPARE_STREAMS: u32 = 64;
 
 /// Threads, limits and stopping.
 #[derive(Args, Clone, Debug)]
@@ -16,6 +25,30 @@ pub struct Config {
     /// Sessions open at once
     #[arg(long, env = "OUTRIDER_MAX_SESSIONS", value_name = "N", default_value = "32", allow_negative_numbers = true, value_parser = whole(1..=65_536))]
     pub max_sessions: u32,
+
+    /// Sessions open or waiting at once from one IP address
+    #[arg(long, env = "OUTRIDER_MAX_SESSIONS_PER_PEER", value_name = "N", default_value = "65536", allow_negative_numbers = true, value_parser = whole(1..=65_536))]
+    pub max_sessions_per_peer: u32,
+
+    /// Connections open at once; more wait to be accepted
+    #[arg(long, env = "OUTRIDER_MAX_CONNECTIONS", value_name = "N", default_value = "1024", allow_negative_numbers = true, value_parser = whole(1..=1_048_576))]
+    pub max_connections: u32,
+
+    /// Connections open at once from one IP address; more are closed
+    #[arg(long, env = "OUTRIDER_MAX_CONNECTIONS_PER_PEER", value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = whole(1..=1_048_576))]
+    pub max_connections_per_peer: u32,
+
+    /// Serve over TLS, with the certificate in this PEM file; it and the next two are read again when they change
+    #[arg(long, env = "OUTRIDER_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, a PEM file
+    #[arg(long, env = "OUTRIDER_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Let only those connect who have a certificate of one of the authorities in this PEM file
+    #[arg(long, env = "OUTRIDER_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
 
     /// Longest prompt, in tokens; the model's context bounds it too
     #[arg(long, env = "OUTRIDER_MAX_PROMPT_TOKENS", value_name = "TOKENS", default_value = "1048576", allow_negative_numbers = true, value_parser = whole(1..=1_048_576))]
@@ -57,6 +90,7 @@ impl Config {
     pub fn limits(&self) -> Limits {
         Limits {
             max_sessions: self.max_sessions as usize,
+            max_sessions_per_peer: self.max_sessions_per_peer as usize,
             max_prompt_tokens: self.max_prompt_tokens as usize,
             max_output_tokens: self.max_output_tokens as usize,
             max_gamma: self.max_gamma as usize,
@@ -64,6 +98,26 @@ impl Config {
             admission_timeout: self.admission_timeout,
             kv_bytes: self.kv_bytes,
         }
+    }
+
+    /// How the server is reached, and how it ends.
+    ///
+    /// # Errors
+    /// TLS files that cannot be used.
+    pub fn server(&self) -> Result<server::Config, UnusableFiles> {
+        let files = self.tls_cert.clone().zip(self.tls_key.clone());
+        let files = files.map(|(certificate, key)| {
+            let client_ca = self.tls_client_ca.clone();
+            ServerTls::new(ServerFiles { certificate, key, client_ca }, Protocol::Http2)
+        });
+        let door = Door {
+            tls: files.transpose()?,
+            max_connections: self.max_connections as usize,
+            max_connections_per_peer: self.max_connections_per_peer as usize,
+        };
+        // A coordinator has one connection for all its sessions, and some more calls to be refused or answered.
+        let max_streams = self.max_sessions + self.queue_depth + SPARE_STREAMS;
+        Ok(server::Config { door, max_streams, grace: self.grace })
     }
 }
 

@@ -49,6 +49,7 @@ impl ModelService for Describe {
             }),
             limits: Some(v1::Limits {
                 max_sessions: limits.max_sessions as u32,
+                max_sessions_per_peer: limits.max_sessions_per_peer as u32,
                 max_prompt_tokens: limits.max_prompt_tokens.min(model.context - 1) as u32,
                 max_output_tokens: limits.max_output_tokens as u32,
                 max_gamma: limits.max_gamma as u32,

@@ -7,13 +7,13 @@ use std::{
     io::{self, Write},
     process::ExitCode,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use model::{Compute, Decoder, Limits, LoadError, Source, Transformer, Worker};
 use speculative::SyntheticAcceptance;
 use telemetry::{
     Tracer,
+    connections::{Peer, Share, Shares},
     server::{self, Closing},
 };
 use tokio::{net::TcpListener, sync::watch, task};
@@ -45,6 +45,7 @@ pub struct Host {
     closing: Closing,
     switch: watch::Sender<bool>,
     incarnation: Arc<str>,
+    sessions: Shares,
 }
 
 impl Host {
@@ -52,7 +53,7 @@ impl Host {
     pub fn new(tracer: Tracer) -> Self {
         let (switch, closing) = Closing::channel();
         let incarnation = format!("{:016x}", RandomState::new().hash_one(())).into();
-        Self { worker: Arc::default(), tracer, closing, switch, incarnation }
+        Self { worker: Arc::default(), tracer, closing, switch, incarnation, sessions: Shares::default() }
     }
 
     /// The model's handle.
@@ -71,6 +72,21 @@ impl Host {
     /// Makes the spans of this service.
     pub fn tracer(&self) -> &Tracer {
         &self.tracer
+    }
+
+    /// One more session of a peer.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` where it has as many as it may have, `UNAVAILABLE` while the model is loading.
+    pub(crate) fn admit(&self, peer: Option<&Peer>) -> Result<Option<Share>, Status> {
+        let most = self.worker()?.limits().max_sessions_per_peer;
+        let Some(peer) = peer else { return Ok(None) };
+        match self.sessions.take(peer.address.ip(), most) {
+            Some(share) => Ok(Some(share)),
+            None => Err(Status::resource_exhausted(format!(
+                "max_sessions_per_peer reached, allowed: {most} sessions of one peer at once"
+            ))),
+        }
     }
 
     /// Resolves when open streams must end.
@@ -112,7 +128,7 @@ pub async fn load(
 }
 
 /// Serves `routes` on `listener`. `services` (full names) are `NOT_SERVING` until `load` has brought the
-/// model; after `stop` open sessions get `grace` to end.
+/// model; after `stop` open sessions get the grace period to end.
 ///
 /// # Errors
 /// A model that cannot be loaded, or a server that fails.
@@ -122,7 +138,7 @@ pub async fn serve(
     (routes, services): (Routes, &[&str]),
     load: impl Future<Output = Result<Worker, Error>>,
     stop: impl Future<Output = ()>,
-    grace: Duration,
+    config: server::Config,
 ) -> Result<(), Error> {
     let (routes, health) = server::with_health_and_reflection(routes, proto::DESCRIPTORS).await?;
     for service in services {
@@ -146,6 +162,6 @@ pub async fn serve(
         // A model that is here already is set before the first request is read.
         biased;
         failed = loaded => failed,
-        served = server::serve(listener, routes, stop, grace, host.switch.clone()) => Ok(served?),
+        served = server::serve(listener, routes, stop, config, host.switch.clone()) => Ok(served?),
     }
 }

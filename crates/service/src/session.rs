@@ -3,7 +3,7 @@
 //! Headers go out at once; the session then runs in a task of its own and dies with the stream.
 
 use std::{
-    future::Future,
+    future::{self, Future},
     time::{Duration, Instant},
 };
 
@@ -12,11 +12,13 @@ use opentelemetry::Value;
 use proto::v1;
 use telemetry::{
     Span, TraceParent, Tracer,
+    connections::Peer,
     names::{convention, roofline, span, spec},
+    server,
 };
 use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::{Host, wire};
 
@@ -59,26 +61,48 @@ pub trait Role: Sized + Send + 'static {
 }
 
 /// Starts the session of a stream and returns its answers; its headers go out now.
-pub fn start<R: Role>(host: Host, requests: Streaming<R::Request>) -> Response<Answers<R::Response>> {
+///
+/// # Errors
+/// A peer that has as many sessions as it may have, or a model that is still loading.
+pub fn start<R: Role>(
+    host: &Host,
+    request: Request<Streaming<R::Request>>,
+) -> Result<Response<Answers<R::Response>>, Status> {
+    let share = host.admit(request.extensions().get::<Peer>())?;
     let (outbox, answers) = mpsc::channel(OUTBOX);
-    tokio::spawn(run::<R>(host, requests, outbox));
-    Response::new(ReceiverStream::new(answers))
+    let deadline = server::timeout(request.metadata()).map(|timeout| Instant::now() + timeout);
+    let session = run::<R>(host.clone(), request.into_inner(), deadline, outbox);
+    tokio::spawn(async move {
+        session.await;
+        drop(share);
+    });
+    Ok(Response::new(ReceiverStream::new(answers)))
 }
 
 async fn run<R: Role>(
     host: Host,
     mut requests: Streaming<R::Request>,
+    deadline: Option<Instant>,
     outbox: mpsc::Sender<Result<R::Response, Status>>,
 ) {
     let ended = tokio::select! {
         ended = exchange::<R>(&host, &mut requests, &outbox) => ended,
         () = outbox.closed() => Ok(()),
+        () = passed(deadline) => Err(Status::deadline_exceeded("nobody waits for the session any more")),
         () = host.closing() => Err(Status::unavailable("the service is stopping")),
     };
     if let Err(status) = ended {
         tracing::debug!(code = ?status.code(), message = status.message(), "session ended");
         // A peer whose outbox is full does not read; the end of the stream tells it as much.
         let _ = outbox.try_send(Err(status));
+    }
+}
+
+/// Resolves at the deadline, and never without one.
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => time::sleep_until(deadline.into()).await,
+        None => future::pending().await,
     }
 }
 

@@ -8,12 +8,17 @@
 //! - `export`: OTLP over gRPC that counts what it loses.
 //! - [`names`]: span names and attribute keys.
 //! - [`server`]: health, reflection, graceful stop.
+//! - [`connections`]: which connections a server accepts; [`tls`]: encrypted ones.
+//! - [`watched`]: files that are read again when they change.
 
+pub mod connections;
 mod export;
 pub mod logs;
 pub mod names;
 pub mod server;
+pub mod tls;
 mod tracer;
+pub mod watched;
 
 pub use export::ExportError;
 pub use tracer::{Span, TraceParent, Tracer};

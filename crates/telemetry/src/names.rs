@@ -52,6 +52,10 @@ pub mod convention {
     pub const REQUEST_FREQUENCY_PENALTY: &str = "gen_ai.request.frequency_penalty";
     /// The seed.
     pub const REQUEST_SEED: &str = "gen_ai.request.seed";
+    /// The prompt, for those who opt in.
+    pub const INPUT_MESSAGES: &str = "gen_ai.input.messages";
+    /// What was generated, for those who opt in.
+    pub const OUTPUT_MESSAGES: &str = "gen_ai.output.messages";
     /// Why generation stopped.
     pub const RESPONSE_FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
     /// Prompt tokens.
@@ -78,6 +82,8 @@ pub mod spec {
     pub const REPETITION_PENALTY: &str = "outrider.spec.repetition_penalty";
     /// Number of an attempt to go on with another replica, from 1.
     pub const ATTEMPT: &str = "outrider.spec.attempt";
+    /// Whether a target with another arithmetic has gone on with the request.
+    pub const INEXACT: &str = "outrider.spec.inexact";
     /// Why a message was refused.
     pub const REJECTED: &str = "outrider.spec.rejected";
     /// Whether the draft missed its deadline or was away.

@@ -1,16 +1,37 @@
 //! A gRPC server's life: health, reflection, signals, and a stop that lets sessions end.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, io, time::Duration};
 
 use tokio::{net::TcpListener, signal, sync::watch, time};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{
+    metadata::MetadataMap,
     service::Routes,
-    transport::{self, Server, server::TcpIncoming},
+    transport::{self, Server},
 };
 use tonic_health::server::HealthReporter;
 
+use crate::connections::{self, Door};
+
 /// HTTP/2 pings to a silent peer this often; a peer that does not answer in the same time is gone.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// How a server is reached, and how it ends.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which connections are accepted.
+    pub door: Door,
+    /// Calls that one connection may have open at once; others wait.
+    pub max_streams: u32,
+    /// How long open streams may go on after the stop.
+    pub grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { door: Door::default(), max_streams: 1024, grace: Duration::from_secs(10) }
+    }
+}
 
 /// Tells sessions when the grace period is over.
 #[derive(Clone, Debug)]
@@ -51,8 +72,8 @@ pub async fn with_health_and_reflection(
     Ok((routes, reporter))
 }
 
-/// Serves until `stop` resolves; then accepts nothing new, lets open streams end for `grace`, closes the rest through
-/// `closing`, and returns.
+/// Serves until `stop` resolves; then accepts nothing new, lets open streams end for the grace period, closes the rest
+/// through `closing`, and returns.
 ///
 /// # Errors
 /// A transport that fails to serve.
@@ -60,19 +81,22 @@ pub async fn serve(
     listener: TcpListener,
     routes: Routes,
     stop: impl Future<Output = ()>,
-    grace: Duration,
+    config: Config,
     closing: watch::Sender<bool>,
 ) -> Result<(), transport::Error> {
+    let Config { door, max_streams, grace } = config;
     let (stopping, mut stopped) = watch::channel(false);
     let signal = async move {
         stop.await;
         let _ = stopping.send(true);
     };
+    let connections = ReceiverStream::new(connections::accept(listener, door)).map(Ok::<_, io::Error>);
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(Some(max_streams))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), signal);
+        .serve_with_incoming_shutdown(connections, signal);
 
     let last_call = async {
         let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -86,6 +110,22 @@ pub async fn serve(
     tokio::select! {
         result = server => result,
         () = last_call => Ok(()),
+    }
+}
+
+/// How long the client of a call waits for it, as its metadata say (`grpc-timeout`: digits and a unit).
+pub fn timeout(metadata: &MetadataMap) -> Option<Duration> {
+    let value = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let amount: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
     }
 }
 
@@ -104,4 +144,28 @@ pub async fn termination() {
     }
     #[cfg(not(unix))]
     signal::ctrl_c().await.unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_digits_and_a_unit() {
+        let of = |value: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", value.parse().expect("ASCII"));
+            timeout(&metadata)
+        };
+        for (value, ns) in
+            [("1H", 3_600_000_000_000), ("2M", 120_000_000_000), ("3S", 3_000_000_000), ("15m", 15_000_000)]
+        {
+            assert_eq!(of(value), Some(Duration::from_nanos(ns)), "{value}");
+        }
+        assert_eq!((of("7u"), of("9n")), (Some(Duration::from_micros(7)), Some(Duration::from_nanos(9))));
+        for wrong in ["", "S", "3", "3s", "-3S", "3.5S", "123456789S", "3S "] {
+            assert_eq!(of(wrong), None, "{wrong:?}");
+        }
+        assert_eq!(timeout(&MetadataMap::new()), None);
+    }
 }

@@ -7,9 +7,9 @@ use clap::{CommandFactory, error::ErrorKind};
 use telemetry::{Tracer, names};
 
 use super::super::{Cli, args::ServiceArgs};
-use crate::Pair;
 #[cfg(feature = "embedded")]
 use crate::embedded::{Embedded, Models};
+use crate::{Access, Pair};
 
 /// A connected pair with what keeps it alive.
 pub(super) struct Connected {
@@ -25,7 +25,7 @@ pub(super) enum Place<'a> {
     #[cfg(feature = "embedded")]
     Here { models: Models, threads: Option<NonZeroUsize> },
     /// At addresses; without a draft for AR.
-    Remote { draft: Option<&'a str>, target: &'a str },
+    Remote { draft: Option<&'a str>, target: &'a str, services: &'a ServiceArgs },
 }
 
 impl<'a> Place<'a> {
@@ -34,7 +34,7 @@ impl<'a> Place<'a> {
         match (args.draft.as_deref(), args.target.as_deref()) {
             (None, None) => Self::here(args, drafted),
             (draft, Some(target)) if !drafted || draft.is_some() => {
-                Self::Remote { draft: draft.filter(|_| drafted), target }
+                Self::Remote { draft: draft.filter(|_| drafted), target, services: args }
             }
             (Some(_), _) => usage("--draft is given without --target, allowed: both or neither"),
             (None, Some(_)) => {
@@ -62,18 +62,18 @@ impl Connected {
     pub(super) async fn new(place: Place<'_>) -> anyhow::Result<Self> {
         let tracer = Tracer::from_env(names::service::COORDINATOR)?;
         match place {
-            Place::Remote { draft, target } => Self::remote(draft, target, tracer).await,
+            Place::Remote { draft, target, services } => Self::remote(draft, target, &services.access()?, tracer).await,
             #[cfg(feature = "embedded")]
             Place::Here { models, threads } => {
                 let embedded = Embedded::start(models, threads).await?;
-                let pair = Pair::connect(embedded.draft_url(), embedded.target_url()).await?;
+                let pair = Pair::connect(embedded.draft_url(), embedded.target_url(), &Access::default()).await?;
                 Ok(Self { pair, tracer, embedded: Some(embedded) })
             }
         }
     }
 
-    async fn remote(draft: Option<&str>, target: &str, tracer: Tracer) -> anyhow::Result<Self> {
-        let pair = Pair::connect(draft, target).await?;
+    async fn remote(draft: Option<&str>, target: &str, access: &Access, tracer: Tracer) -> anyhow::Result<Self> {
+        let pair = Pair::connect(draft, target, access).await?;
         Ok(Self {
             pair,
             tracer,

@@ -77,6 +77,12 @@ fn the_help_names_every_flag_its_variable_and_its_default() {
         ("--queue-depth", "OUTRIDER_QUEUE_DEPTH", "64"),
         ("--admission-timeout", "OUTRIDER_ADMISSION_TIMEOUT", "10s"),
         ("--kv-bytes", "OUTRIDER_KV_BYTES", "4294967296"),
+        ("--max-sessions-per-peer", "OUTRIDER_MAX_SESSIONS_PER_PEER", "65536"),
+        ("--max-connections", "OUTRIDER_MAX_CONNECTIONS", "1024"),
+        ("--max-connections-per-peer", "OUTRIDER_MAX_CONNECTIONS_PER_PEER", "256"),
+        ("--tls-cert", "OUTRIDER_TLS_CERT", "PEM"),
+        ("--tls-key", "OUTRIDER_TLS_KEY", "PEM"),
+        ("--tls-client-ca", "OUTRIDER_TLS_CLIENT_CA", "PEM"),
         ("--grace", "OUTRIDER_GRACE", "10s"),
     ];
     for (flag, variable, default) in flags {

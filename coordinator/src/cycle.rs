@@ -304,7 +304,8 @@ impl<'a> Generation<'a> {
     async fn verify(&mut self, cycle: &mut Cycle, proposal: &[TokenId]) -> Result<Verdict, Error> {
         let sent = Instant::now();
         let target = self.target.as_mut().expect("the prefill has opened the session");
-        let verified = target.verify(cycle.number, self.committed.len(), proposal, &cycle.span).await;
+        let deadline = self.deadlines.target;
+        let verified = target.verify(cycle.number, self.committed.len(), proposal, deadline, &cycle.span).await;
         let Verified { verdict, logprobs, leg } = verified.inspect_err(|error| {
             cycle.target = Leg::waited(sent);
             cycle.span.fail(error);

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address that is no URL.
-    #[error("{side} address {url} cannot be used: {problem}, allowed: http://HOST:PORT")]
+    #[error("{side} address {url} cannot be used: {problem}, allowed: http://HOST:PORT or https://HOST:PORT")]
     Address {
         /// Draft or target.
         side: &'static str,

@@ -131,7 +131,7 @@ fn an_address_that_cannot_be_used_ends_with_status_1_and_is_named() {
     }
     // One of several is enough to be wrong.
     let several = format!("{NOBODY},nowhere");
-    outrider(&["generate", "ROMEO:", "--ar", "--target", &several]).failed(1, &["nowhere", "not an http URL"]);
+    outrider(&["generate", "ROMEO:", "--ar", "--target", &several]).failed(1, &["nowhere", "not an http or https URL"]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Attempts that are made however long they take.
-const LEAST_ATTEMPTS: i64 = 3;
+const LEAST_ATTEMPTS: u32 = 3;
 
 impl Generation<'_> {
     /// Opens the target's session on the first replica that takes it; gives what that brought. Each is tried once: a request
@@ -55,13 +55,15 @@ impl Generation<'_> {
         }
         tracing::warn!(error = %lost, "another replica of the target is looked for");
         let mut avoided: Vec<String> = self.target.take().map(TargetLink::abandon).into_iter().collect();
-        let (mut attempt, mut pause) = (0, FIRST_PAUSE);
+        let (mut attempt, mut pause) = (0_u32, FIRST_PAUSE);
         while attempt < LEAST_ATTEMPTS || begun.elapsed() < self.deadlines.target {
             attempt += 1;
             let mut span = self.span.child(span::FAILOVER);
-            span.set(spec::ATTEMPT, attempt);
+            span.set(spec::ATTEMPT, i64::from(attempt));
+            // All requests of a lost target prefill on the others at once: who was too slow for that gets longer.
+            let patience = self.deadlines.target * attempt.min(LEAST_ATTEMPTS);
             let (open, tried) = (self.call(self.open(&span)), avoided.len());
-            match TargetLink::open(&self.pair.target, open, self.deadlines.target, &mut avoided).await {
+            match TargetLink::open(&self.pair.target, open, patience, &mut avoided).await {
                 Ok((target, opening)) => {
                     self.target = Some(target);
                     self.placed(opening.exact);

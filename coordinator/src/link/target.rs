@@ -17,7 +17,6 @@ use crate::{Error, Leg, Service, replicas::Placed};
 /// One session with the target.
 pub(crate) struct TargetLink {
     duplex: Messages,
-    deadline: Duration,
     vocabulary: Vocabulary,
     placed: Placed,
 }
@@ -73,7 +72,7 @@ impl TargetLink {
             Err(_) => Err(Error::TargetDeadline { committed, deadline_s: deadline.as_secs_f64() }),
         };
         match opened {
-            Ok((duplex, opening)) => Ok((Self { duplex, deadline, vocabulary, placed }, opening)),
+            Ok((duplex, opening)) => Ok((Self { duplex, vocabulary, placed }, opening)),
             Err(error) => {
                 placed.failed();
                 avoided.push(placed.url().to_owned());
@@ -121,6 +120,7 @@ impl TargetLink {
         cycle: u64,
         base_len: usize,
         proposed: &[TokenId],
+        deadline: Duration,
         span: &Span,
     ) -> Result<Verified, Error> {
         let lost = |status| Error::Target { committed: base_len, status: Box::new(status) };
@@ -129,8 +129,8 @@ impl TargetLink {
         let verify = Verify { cycle, base_len: base_len as u32, proposed: proposed.to_vec(), trace };
         let message = Some(target_session_request::Message::Verify(verify));
         self.duplex.send(TargetSessionRequest { message }).map_err(lost)?;
-        let Ok(verdict) = time::timeout(self.deadline, self.answer(cycle)).await else {
-            return Err(Error::TargetDeadline { committed: base_len, deadline_s: self.deadline.as_secs_f64() });
+        let Ok(verdict) = time::timeout(deadline, self.answer(cycle)).await else {
+            return Err(Error::TargetDeadline { committed: base_len, deadline_s: deadline.as_secs_f64() });
         };
         let verdict = match verdict.map_err(lost)? {
             Ok(verdict) => verdict,

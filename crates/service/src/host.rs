@@ -77,10 +77,11 @@ impl Host {
     /// One more session of a peer.
     ///
     /// # Errors
-    /// `RESOURCE_EXHAUSTED` where it has as many as it may have, `UNAVAILABLE` while the model is loading.
+    /// `RESOURCE_EXHAUSTED` where it has as many as it may have.
     pub(crate) fn admit(&self, peer: Option<&Peer>) -> Result<Option<Share>, Status> {
-        let most = self.worker()?.limits().max_sessions_per_peer;
-        let Some(peer) = peer else { return Ok(None) };
+        // While the model is loading no session opens.
+        let Some((worker, peer)) = self.worker.get().zip(peer) else { return Ok(None) };
+        let most = worker.limits().max_sessions_per_peer;
         match self.sessions.take(peer.address.ip(), most) {
             Some(share) => Ok(Some(share)),
             None => Err(Status::resource_exhausted(format!(

@@ -63,7 +63,7 @@ pub trait Role: Sized + Send + 'static {
 /// Starts the session of a stream and returns its answers; its headers go out now.
 ///
 /// # Errors
-/// A peer that has as many sessions as it may have, or a model that is still loading.
+/// A peer that has as many sessions as it may have.
 pub fn start<R: Role>(
     host: &Host,
     request: Request<Streaming<R::Request>>,

@@ -109,7 +109,7 @@ async fn the_grace_period_ends_what_is_left() {
 #[tokio::test]
 async fn a_process_that_is_told_to_stop_finishes_what_it_has_begun() {
     for (term, code) in [(true, 0), (false, 130)] {
-        let process = Process::serve(&[]).await.expect("a service");
+        let process = Process::serve(&["--grace", "60s"]).await.expect("a service");
         let address = process.address().to_owned();
         let asked = with(body(0.8, 7, 1500, 4), json!({ "stream": true }));
         let mut answer = http::request(&address, "POST", COMPLETIONS, asked.to_string()).await;

@@ -45,7 +45,6 @@ use tokio::{
     sync::{Semaphore, watch},
     time,
 };
-
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 

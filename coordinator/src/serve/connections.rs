@@ -25,18 +25,27 @@ pub(super) async fn serve(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(header_timeout);
     let (connections, mut accepted) = (GracefulShutdown::new(), accept(listener, door));
+    let serve = |connection| {
+        let service = TowerToHyperService::new(routes.clone());
+        let connection = connections.watch(http.serve_connection(TokioIo::new(connection), service));
+        // A client that goes away is no failure.
+        tokio::spawn(async move { drop(connection.await) });
+    };
     let mut stop = pin!(stop);
     loop {
         let connection = tokio::select! {
             accepted = accepted.recv() => accepted,
             () = &mut stop => break,
         };
-        let Some(connection) = connection else { break };
-        let service = TowerToHyperService::new(routes.clone());
-        let connection = connections.watch(http.serve_connection(TokioIo::new(connection), service));
-        // A client that goes away is no failure.
-        tokio::spawn(async move { drop(connection.await) });
+        match connection {
+            Some(connection) => serve(connection),
+            None => break,
+        }
     }
-    drop(accepted);
+    // Nobody listens any more; who was let in already may have asked.
+    accepted.close();
+    while let Some(connection) = accepted.recv().await {
+        serve(connection);
+    }
     connections.shutdown().await;
 }

@@ -362,3 +362,20 @@ async fn a_session_ends_at_its_askers_deadline() {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
     eventually("the session is freed", || worker.open_sessions() == 0).await;
 }
+
+/// One that says nothing any more as well.
+#[tokio::test]
+async fn a_silent_session_is_ended() {
+    let idle_timeout = Duration::from_millis(300);
+    let worker = spawn(model(EmbeddedModel::Target), Limits { idle_timeout, ..Limits::default() });
+    let node = Node::target(worker.clone());
+    let prompt = tokens("ROMEO:");
+    let mut talk = TargetTalk::open(&channel(&node), open(&prompt, sampled(0.8, 1), 8)).await;
+    talk.opened().await;
+    talk.verify(1, prompt.len() + 1, &[]).await;
+    talk.verdict().await;
+    let status = talk.status().await;
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(status.message().contains("no message within idle_timeout, allowed: 0.3 s"), "{status}");
+    eventually("the session is freed", || worker.open_sessions() == 0).await;
+}

@@ -26,6 +26,8 @@ pub struct Limits {
     pub max_sessions: usize,
     /// Streams open at once from one peer; held to by whoever knows peers.
     pub max_sessions_per_peer: usize,
+    /// How long a session may be silent; held to by whoever has its stream.
+    pub idle_timeout: Duration,
     /// Tokens that a session may start from; the context bounds it too.
     pub max_prompt_tokens: usize,
     /// Tokens that a session may ask for.
@@ -46,6 +48,7 @@ impl Default for Limits {
         Self {
             max_sessions: 32,
             max_sessions_per_peer: 1 << 16,
+            idle_timeout: Duration::from_secs(600),
             max_prompt_tokens: unbounded,
             max_output_tokens: unbounded,
             max_gamma: 32,

@@ -30,6 +30,10 @@ pub struct Config {
     #[arg(long, env = "OUTRIDER_MAX_SESSIONS_PER_PEER", value_name = "N", default_value = "65536", allow_negative_numbers = true, value_parser = whole(1..=65_536))]
     pub max_sessions_per_peer: u32,
 
+    /// How long a session may be silent before it is ended, for example 30s or 10m
+    #[arg(long, env = "OUTRIDER_IDLE_TIMEOUT", value_name = "DURATION", default_value = "10m", value_parser = some_time)]
+    pub idle_timeout: Duration,
+
     /// Connections open at once; more wait to be accepted
     #[arg(long, env = "OUTRIDER_MAX_CONNECTIONS", value_name = "N", default_value = "1024", allow_negative_numbers = true, value_parser = whole(1..=1_048_576))]
     pub max_connections: u32,
@@ -91,6 +95,7 @@ impl Config {
         Limits {
             max_sessions: self.max_sessions as usize,
             max_sessions_per_peer: self.max_sessions_per_peer as usize,
+            idle_timeout: self.idle_timeout,
             max_prompt_tokens: self.max_prompt_tokens as usize,
             max_output_tokens: self.max_output_tokens as usize,
             max_gamma: self.max_gamma as usize,
@@ -162,6 +167,11 @@ fn threads(text: &str) -> Result<NonZeroUsize, String> {
 fn kv_bytes(text: &str) -> Result<u64, String> {
     let value = text.parse().ok().filter(|&bytes| bytes > 0);
     value.ok_or_else(|| "allowed: a whole number, 1 or more".to_owned())
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("allowed: above 0, for example 10m".to_owned()) } else { Ok(duration) }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -118,12 +118,23 @@ async fn exchange<R: Role>(
     let mut desk = Desk { tracer: host.tracer().clone(), method: R::METHOD, last_answered: 0 };
     let (mut role, opened) = open::<R>(host, first, &desk).await?;
     send(outbox, opened).await?;
-    while let Some(request) = requests.message().await? {
+    while let Some(request) = next(requests, host.worker()?.limits().idle_timeout).await? {
         if let Some(answer) = role.answer(request, &mut desk).await? {
             send(outbox, answer).await?;
         }
     }
     Ok(())
+}
+
+/// The next message, or the end of a session that has been silent for `limit`.
+async fn next<T>(requests: &mut Streaming<T>, limit: Duration) -> Result<Option<T>, Status> {
+    match time::timeout(limit, requests.message()).await {
+        Ok(request) => request,
+        Err(_) => {
+            let problem = format!("no message within idle_timeout, allowed: {} s", limit.as_secs_f64());
+            Err(Status::deadline_exceeded(problem))
+        }
+    }
 }
 
 async fn open<R: Role>(host: &Host, first: R::Request, desk: &Desk) -> Result<(R, R::Response), Status> {

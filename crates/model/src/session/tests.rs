@@ -4,6 +4,7 @@ const CONTEXT: usize = 24;
 const LIMITS: Limits = Limits {
     max_sessions: 1,
     max_sessions_per_peer: 1,
+    idle_timeout: Duration::ZERO,
     max_prompt_tokens: 16,
     max_output_tokens: 12,
     max_gamma: 6,

@@ -39,7 +39,7 @@ fn weights(header: &str) -> Vec<u8> {
 
 #[test]
 fn a_bad_flag_or_value_ends_with_status_2_and_says_what_is_allowed() {
-    let cases: [(&[&str], &[&str]); 17] = [
+    let cases: [(&[&str], &[&str]); 18] = [
         (&["--max-gamma", "33"], &["--max-gamma", "33", "1 to 32"]),
         (&["--max-gamma", "0"], &["--max-gamma", "0", "1 to 32"]),
         (&["--max-gamma", "x"], &["--max-gamma", "x", "1 to 32"]),
@@ -50,6 +50,7 @@ fn a_bad_flag_or_value_ends_with_status_2_and_says_what_is_allowed() {
         (&["--threads", "0"], &["--threads", "0", "1 to 1024"]),
         (&["--threads", "1000000"], &["--threads", "1000000", "1 to 1024"]),
         (&["--grace", "5"], &["--grace", "5", "allowed", "10s"]),
+        (&["--idle-timeout", "0s"], &["--idle-timeout", "0s", "allowed: above 0", "10m"]),
         (&["--listen", "7101"], &["--listen", "7101", "allowed", "127.0.0.1:7101"]),
         (&["--listen", "127.0.0.1:99999"], &["--listen", "127.0.0.1:99999", "allowed"]),
         (&["--model", "embedded:oracle"], &["--model", "embedded:oracle", "embedded:target, embedded:draft"]),
@@ -78,6 +79,7 @@ fn the_help_names_every_flag_its_variable_and_its_default() {
         ("--admission-timeout", "OUTRIDER_ADMISSION_TIMEOUT", "10s"),
         ("--kv-bytes", "OUTRIDER_KV_BYTES", "4294967296"),
         ("--max-sessions-per-peer", "OUTRIDER_MAX_SESSIONS_PER_PEER", "65536"),
+        ("--idle-timeout", "OUTRIDER_IDLE_TIMEOUT", "10m"),
         ("--max-connections", "OUTRIDER_MAX_CONNECTIONS", "1024"),
         ("--max-connections-per-peer", "OUTRIDER_MAX_CONNECTIONS_PER_PEER", "256"),
         ("--tls-cert", "OUTRIDER_TLS_CERT", "PEM"),

@@ -143,12 +143,13 @@ pub async fn serve<E: From<io::Error>>(
     let routes = routes::router(app.clone());
     let http = connections::serve(http, door(http_tls), routes, config.header_timeout, told(stopped.clone()));
 
+    let services = [generation_service_server::SERVICE_NAME];
     let service = GenerationServiceServer::new(Generation { app: app.clone() });
     let service = service.max_decoding_message_size(config.max_body_bytes);
-    let routes = server::with_health_and_reflection(Routes::new(service), proto::DESCRIPTORS).await;
+    let routes = server::with_health_and_reflection(Routes::new(service), &services, proto::DESCRIPTORS).await;
     let (routes, health) = routes.map_err(io::Error::other)?;
     let say = async |status| {
-        for service in ["", generation_service_server::SERVICE_NAME] {
+        for service in services.into_iter().chain([""]) {
             health.set_service_status(service, status).await;
         }
     };

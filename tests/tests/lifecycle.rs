@@ -130,10 +130,12 @@ async fn reflection_lists_the_services() {
             other => panic!("services, not {other:?}"),
         };
         let older: Vec<String> = older.into_iter().map(|service| service.name).collect();
-        for expected in [name, "outrider.v1.ModelService", "grpc.health.v1.Health"] {
-            for names in [&names, &older] {
+        for names in [&names, &older] {
+            for expected in [name, "outrider.v1.ModelService", "grpc.health.v1.Health"] {
                 assert!(names.iter().any(|name| name == expected), "{expected} in {names:?}");
             }
+            let others = SERVICES.into_iter().filter(|(_, other)| *other != name);
+            assert!(others.into_iter().all(|(_, other)| !names.iter().any(|name| name == other)), "{names:?}");
         }
     }
 }

@@ -141,7 +141,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
     config: server::Config,
 ) -> Result<(), Error> {
-    let (routes, health) = server::with_health_and_reflection(routes, proto::DESCRIPTORS).await?;
+    let (routes, health) = server::with_health_and_reflection(routes, services, proto::DESCRIPTORS).await?;
     for service in services {
         health.set_service_status(service, ServingStatus::NotServing).await;
     }

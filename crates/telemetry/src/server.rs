@@ -9,7 +9,7 @@ use tonic::{
     service::Routes,
     transport::{self, Server},
 };
-use tonic_health::server::HealthReporter;
+use tonic_health::{pb::health_server, server::HealthReporter};
 
 use crate::connections::{self, Door};
 
@@ -51,21 +51,26 @@ impl Closing {
     }
 }
 
-/// Adds health and both versions of reflection to `routes`. All of `services` (full names) report `NOT_SERVING` until
+/// Adds health and both versions of reflection to `routes`, which serve `services` (full names). All of them report `NOT_SERVING` until
 /// [`HealthReporter::set_service_status`] says otherwise, and so does the server as a whole (the empty name).
 ///
 /// # Errors
 /// Descriptors that cannot be decoded.
 pub async fn with_health_and_reflection(
     routes: Routes,
+    services: &[&str],
     descriptors: &'static [u8],
 ) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(descriptors)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        services
+            .iter()
+            .chain(&[health_server::SERVICE_NAME])
+            .fold(builder, |builder, name| builder.with_service_name(*name))
     };
     let routes =
         routes.add_service(health).add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);

@@ -1,10 +1,9 @@
 //! How likely the model held a token to be.
 
-use std::cmp::Ordering;
-
 use crate::{
     TokenId,
-    portable::{exp, ln},
+    portable::ln,
+    sampling::{Candidate, Row, argmax, in_order, weight},
 };
 
 #[cfg(test)]
@@ -30,27 +29,25 @@ impl Logprobs {
     /// depend on how a row is computed, neither do these.
     pub fn of(logits: &[f32], tokenizer_size: usize, chosen: TokenId, top: usize) -> Self {
         let logits = &logits[..tokenizer_size.min(logits.len())];
-        let z = |token: usize| {
-            let z = f64::from(logits[token]);
-            if z.is_nan() { f64::NEG_INFINITY } else { z }
+        let row = Row { logits, temperature: 1.0 };
+        let max = argmax(row.z()).z;
+        let normaliser = ln(row.candidates().map(|candidate| weight(&candidate, max)).sum());
+        let logprob = |candidate: &Candidate| {
+            // 0 at the maximum, even where that is infinite.
+            let below_max = if candidate.z == max { 0.0 } else { candidate.z - max };
+            (below_max - normaliser) as f32
         };
-        let max = (0..logits.len()).map(z).fold(f64::NEG_INFINITY, f64::max);
-        // 0 at the maximum, even where that is infinite.
-        let below_max = |token: usize| if z(token) == max { 0.0 } else { z(token) - max };
-        let normaliser = ln((0..logits.len()).map(|token| exp(below_max(token))).sum());
-        let logprob = |token: usize| (below_max(token) - normaliser) as f32;
-
-        let in_order = |a: &usize, b: &usize| z(*b).partial_cmp(&z(*a)).unwrap_or(Ordering::Equal).then(a.cmp(b));
-        let mut likeliest: Vec<usize> = Vec::new();
+        let chosen = row.candidates().nth(chosen as usize).as_ref().map_or(f32::NEG_INFINITY, logprob);
+        let mut likeliest = Vec::new();
         if top > 0 {
-            likeliest.extend(0..logits.len());
+            likeliest.extend(row.candidates());
             if top < likeliest.len() {
                 likeliest.select_nth_unstable_by(top - 1, in_order);
                 likeliest.truncate(top);
             }
             likeliest.sort_unstable_by(in_order);
         }
-        let top = likeliest.into_iter().map(|token| (token as TokenId, logprob(token))).collect();
-        Self { chosen: logprob(chosen as usize), top }
+        let top = likeliest.iter().map(|candidate| (candidate.token, logprob(candidate))).collect();
+        Self { chosen, top }
     }
 }

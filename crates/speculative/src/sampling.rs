@@ -7,6 +7,7 @@ mod noise;
 mod tests;
 
 pub use chooser::Chooser;
+pub(crate) use chooser::{Candidate, Row, argmax, in_order, weight};
 pub use history::History;
 pub use noise::gumbel;
 

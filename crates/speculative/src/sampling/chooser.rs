@@ -21,9 +21,9 @@ pub struct Chooser {
 
 /// A token and its logit divided by the temperature.
 #[derive(Clone, Copy, Debug)]
-struct Candidate {
-    z: f64,
-    token: TokenId,
+pub(crate) struct Candidate {
+    pub(crate) z: f64,
+    pub(crate) token: TokenId,
 }
 
 impl Chooser {
@@ -99,26 +99,26 @@ impl Chooser {
 }
 
 /// A row of logits under a temperature.
-struct Row<'a> {
-    logits: &'a [f32],
-    temperature: f64,
+pub(crate) struct Row<'a> {
+    pub(crate) logits: &'a [f32],
+    pub(crate) temperature: f64,
 }
 
 impl Row<'_> {
-    fn z(&self) -> impl Iterator<Item = f64> {
+    pub(crate) fn z(&self) -> impl Iterator<Item = f64> {
         self.logits.iter().map(|&logit| {
             let z = f64::from(logit) / self.temperature;
             if z.is_nan() { f64::NEG_INFINITY } else { z }
         })
     }
 
-    fn candidates(&self) -> impl Iterator<Item = Candidate> {
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = Candidate> {
         (0..).zip(self.z()).map(|(token, z)| Candidate { z, token })
     }
 }
 
 /// The greatest of a row, the lowest token of several.
-fn argmax(row: impl Iterator<Item = f64>) -> Candidate {
+pub(crate) fn argmax(row: impl Iterator<Item = f64>) -> Candidate {
     let mut best = Candidate { z: f64::NEG_INFINITY, token: 0 };
     for (token, z) in (0..).zip(row) {
         if z > best.z {
@@ -129,12 +129,12 @@ fn argmax(row: impl Iterator<Item = f64>) -> Candidate {
 }
 
 /// z descending, token ascending. No z is NaN, and −0 equals 0.
-fn in_order(a: &Candidate, b: &Candidate) -> Ordering {
+pub(crate) fn in_order(a: &Candidate, b: &Candidate) -> Ordering {
     b.z.partial_cmp(&a.z).unwrap_or(Ordering::Equal).then(a.token.cmp(&b.token))
 }
 
 /// e^(z − max); 1 at the maximum, even where that is infinite.
-fn weight(candidate: &Candidate, max: f64) -> f64 {
+pub(crate) fn weight(candidate: &Candidate, max: f64) -> f64 {
     if candidate.z == max { 1.0 } else { exp(candidate.z - max) }
 }
 

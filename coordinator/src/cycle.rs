@@ -228,15 +228,15 @@ impl<'a> Generation<'a> {
     async fn prefill(&mut self) -> Step {
         self.prefill_span = self.span.child(span::PREFILL);
         if let Some(draft) = self.pair.draft.clone().filter(|_| self.request.gamma > 0) {
-            let open = self.open(&self.prefill_span);
+            let call = self.open(&self.prefill_span);
             // A prompt that the draft does not take leaves nothing for it to propose.
-            if open.tokens.len() <= draft.description.limits.unwrap_or_default().max_prompt_tokens as usize {
+            if call.open.tokens.len() <= draft.description.limits.unwrap_or_default().max_prompt_tokens as usize {
                 let target = self.pair.target.description.clone();
-                self.draft = Some(DraftLink::open(draft, target, self.call(open), self.deadlines));
+                self.draft = Some(DraftLink::open(draft, target, call, self.deadlines));
             }
         }
-        let open = self.open(&self.prefill_span);
-        let Opening { first, logprobs, cached, exact } = self.open_target(self.call(open)).await?;
+        let call = self.open(&self.prefill_span);
+        let Opening { first, logprobs, cached, exact } = self.open_target(call).await?;
         self.logprobs.extend(logprobs);
         self.placed(exact);
         self.cached_tokens = cached;
@@ -288,7 +288,7 @@ impl<'a> Generation<'a> {
         let gamma = self.request.gamma.min(wanted - 1).min(draft.room(base_len));
         let mut proposal = Vec::new();
         if gamma > 0 {
-            let open = || self.call(self.open(&self.span));
+            let open = || self.open(&self.span);
             let proposed = draft.propose(cycle.number, &self.committed, gamma, open, &cycle.span).await;
             cycle.draft = proposed.leg;
             proposal = proposed.tokens;
@@ -353,8 +353,8 @@ impl<'a> Generation<'a> {
         pieces
     }
 
-    /// What a session starts from now.
-    fn open(&self, span: &Span) -> v1::Open {
+    /// What a session starts from now, for as long as somebody waits for more.
+    fn open(&self, span: &Span) -> Call {
         let Sampling { temperature, top_k, top_p, min_p, seed, penalties } = self.request.sampling;
         let sampling = v1::Sampling {
             temperature,
@@ -366,18 +366,14 @@ impl<'a> Generation<'a> {
             frequency_penalty: penalties.frequency,
             repetition_penalty: Some(penalties.repetition),
         };
-        v1::Open {
+        let open = v1::Open {
             tokens: self.committed.clone(),
             prompt_len: self.request.prompt.len() as u32,
             sampling: Some(sampling),
             max_tokens: (self.longest - self.committed.len()) as u32,
             trace: trace_context(span),
             top_logprobs: self.request.top_logprobs.map(|top| top as u32),
-        }
-    }
-
-    /// Opens with what is committed, for as long as somebody waits for more.
-    fn call(&self, open: v1::Open) -> Call {
+        };
         Call { open, deadline: self.request.deadline }
     }
 

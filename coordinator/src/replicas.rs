@@ -99,10 +99,9 @@ pub(crate) struct Placed {
 impl Replicas {
     /// The replicas at `urls`, separated by commas.
     pub(crate) fn new(side: &'static str, urls: &str, access: &Access) -> Result<Self, Error> {
-        let Access { tls, inexact_failover } = access;
-        let address = |url: &str| Address::new(side, url.trim(), tls.as_ref());
+        let address = |url: &str| Address::new(side, url.trim(), access.tls.as_ref());
         let addresses = urls.split(',').map(address).collect::<Result<_, _>>()?;
-        let inexact_failover = *inexact_failover;
+        let inexact_failover = access.inexact_failover;
         let (replicas, resolved) = (Mutex::default(), tokio::sync::Mutex::default());
         Ok(Self(Arc::new(Inner { side, addresses, inexact_failover, identity: OnceLock::new(), replicas, resolved })))
     }
@@ -258,7 +257,8 @@ impl Replicas {
             ("model", |description| description.model_fingerprint.clone()),
             ("arithmetic", |description| description.arithmetic_fingerprint.clone()),
         ];
-        let exact = identity.role() != Role::Target || targets[1].1(description) == targets[1].1(identity);
+        let exact =
+            identity.role() != Role::Target || description.arithmetic_fingerprint == identity.arithmetic_fingerprint;
         let targets = match identity.role() {
             Role::Target if self.0.inexact_failover => &targets[..1],
             Role::Target => &targets[..],

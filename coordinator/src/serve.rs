@@ -54,9 +54,6 @@ pub use keys::Keys;
 use metrics::Metrics;
 use refusal::Refusal;
 
-/// Calls of one gRPC connection beyond the choices that may be generated at once: they are refused or answered.
-const SPARE_STREAMS: u32 = 64;
-
 /// How the service is run.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -155,7 +152,7 @@ pub async fn serve<E: From<io::Error>>(
     };
     let grpc = async {
         let Some(listener) = grpc else { return Ok(()) };
-        let max_streams = (config.max_concurrent as u32).saturating_add(SPARE_STREAMS);
+        let max_streams = (config.max_concurrent as u32).saturating_add(server::SPARE_STREAMS);
         let server = server::Config { door: door(grpc_tls), max_streams, grace: config.grace };
         let stopped = async {
             told(stopped.clone()).await;

@@ -62,7 +62,7 @@ impl Generation<'_> {
             span.set(spec::ATTEMPT, i64::from(attempt));
             // All requests of a lost target prefill on the others at once: who was too slow for that gets longer.
             let patience = self.deadlines.target * attempt.min(LEAST_ATTEMPTS);
-            let (open, tried) = (self.call(self.open(&span)), avoided.len());
+            let (open, tried) = (self.open(&span), avoided.len());
             match TargetLink::open(&self.pair.target, open, patience, &mut avoided).await {
                 Ok((target, opening)) => {
                     self.target = Some(target);

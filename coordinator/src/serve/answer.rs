@@ -91,7 +91,7 @@ async fn read(app: &App, request: Request) -> Result<Bytes, Refusal> {
 }
 
 /// The span of the client that a request belongs to.
-fn parent(headers: &HeaderMap) -> Option<TraceParent> {
+pub(super) fn parent(headers: &HeaderMap) -> Option<TraceParent> {
     let header = |name| Some(headers.get(name)?.to_str().ok()?.to_owned());
     let tracestate = header("tracestate").unwrap_or_default();
     Some(TraceParent { traceparent: header("traceparent")?, tracestate })

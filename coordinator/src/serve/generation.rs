@@ -7,17 +7,14 @@ use proto::v1::{
     generate_request::Input, generate_response::Event as Said, generation_service_server::GenerationService,
 };
 use speculative::Logprobs;
-use telemetry::{TraceParent, server};
+use telemetry::server;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Code, Request, Response, Status,
-    metadata::{MetadataMap, MetadataValue},
-};
+use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 
 use super::{
     App, Refusal,
-    answer::{Arrival, Job},
+    answer::{Arrival, Job, parent},
     openai::Totals,
     parse::{self, Endpoint},
     stream::{self, Event},
@@ -53,7 +50,7 @@ impl Generation {
             return Err(Refusal::Key);
         }
         let arrival = Arrival::now(&app, server::timeout(request.metadata()));
-        let parent = parent(request.metadata());
+        let parent = parent(request.metadata().as_ref());
         let request = request.into_inner();
         let endpoint = match request.input {
             Some(Input::Conversation(_)) => Endpoint::Chat,
@@ -150,13 +147,6 @@ fn summary(model: &str, model_fingerprint: &str, totals: &Totals) -> Summary {
         }),
         inexact: !totals.exact,
     }
-}
-
-/// The span of the client that a request belongs to.
-fn parent(metadata: &MetadataMap) -> Option<TraceParent> {
-    let value = |name| Some(metadata.get(name)?.to_str().ok()?.to_owned());
-    let tracestate = value("tracestate").unwrap_or_default();
-    Some(TraceParent { traceparent: value("traceparent")?, tracestate })
 }
 
 /// A refusal as gRPC tells it.

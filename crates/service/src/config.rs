@@ -12,9 +12,6 @@ use telemetry::{
     watched::UnusableFiles,
 };
 
-/// Calls of one connection beyond what may be open or wait.
-const SPARE_STREAMS: u32 = 64;
-
 /// Threads, limits and stopping.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -121,7 +118,7 @@ impl Config {
             max_connections_per_peer: self.max_connections_per_peer as usize,
         };
         // A coordinator has one connection for all its sessions, and some more calls to be refused or answered.
-        let max_streams = self.max_sessions + self.queue_depth + SPARE_STREAMS;
+        let max_streams = self.max_sessions + self.queue_depth + server::SPARE_STREAMS;
         Ok(server::Config { door, max_streams, grace: self.grace })
     }
 }

@@ -16,6 +16,9 @@ use crate::connections::{self, Door};
 /// HTTP/2 pings to a silent peer this often; a peer that does not answer in the same time is gone.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
 
+/// Calls that a connection may have open beyond the work that a server takes on at once: they are refused or answered.
+pub const SPARE_STREAMS: u32 = 64;
+
 /// How a server is reached, and how it ends.
 #[derive(Clone, Debug)]
 pub struct Config {

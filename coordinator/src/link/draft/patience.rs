@@ -72,7 +72,7 @@ impl Patience {
     /// A deadline was missed: the next wait comes after ever more cycles.
     pub(super) fn missed(&mut self) {
         if self.adapts {
-            self.rest = (1_u32 << self.missed.min(6)).min(LONGEST_REST);
+            self.rest = 1 << self.missed.min(LONGEST_REST.ilog2());
             self.missed += 1;
         }
     }

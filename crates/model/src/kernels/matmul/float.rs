@@ -12,7 +12,7 @@ use super::super::simd::{BLOCK, LANES, Simd};
 use super::{Job, PANEL};
 
 /// Rows that share the loads of weights.
-const ROWS_AT_ONCE: usize = 5;
+const ROWS_AT_ONCE: usize = 6;
 
 /// How far ahead weights are asked for, in bytes, at least: far enough for memory's latency, and little of the first cache.
 const AHEAD: usize = 8192;
@@ -118,11 +118,13 @@ impl Chunk<'_> {
                         (3, 1) => panel.run::<S, E, 3, 4, 1>(lanes),
                         (4, 1) => panel.run::<S, E, 4, 4, 1>(lanes),
                         (5, 1) => panel.run::<S, E, 5, 4, 1>(lanes),
+                        (6, 1) => panel.run::<S, E, 6, 4, 1>(lanes),
                         (1, _) => panel.run::<S, E, 1, 4, 2>(lanes),
                         (2, _) => panel.run::<S, E, 2, 4, 1>(lanes),
                         (3, _) => panel.run::<S, E, 3, 3, 1>(lanes),
                         (4, _) => panel.run::<S, E, 4, 2, 1>(lanes),
-                        (_, _) => panel.run::<S, E, 5, 2, 1>(lanes),
+                        (5, _) => panel.run::<S, E, 5, 2, 1>(lanes),
+                        (_, _) => panel.run::<S, E, 6, 2, 1>(lanes),
                     }
                 }
             }
@@ -248,20 +250,24 @@ impl Panel<'_> {
                     }
                     for p in 0..P {
                         let lane = (part + p) * S::WIDTH;
-                        let mut even = [S::splat(0.0); O];
-                        let mut odd = [S::splat(0.0); O];
+                        // One half of the weights after the other: with both at once six rows don't fit AVX2's registers.
+                        let mut weight = [S::splat(0.0); O];
                         for o in 0..O {
-                            (even[o], odd[o]) = E::load::<S>(weights.add((o * stride + at) * E::BYTES), lane);
+                            (weight[o], _) = E::load::<S>(weights.add((o * stride + at) * E::BYTES), lane);
                         }
                         for r in 0..R {
-                            let from = activations.add(r * stride + at + lane);
-                            let x = S::load(from);
+                            let x = S::load(activations.add(r * stride + at + lane));
                             for o in 0..O {
-                                sums[o][r][p] = S::fma(even[o], x, sums[o][r][p]);
+                                sums[o][r][p] = S::fma(weight[o], x, sums[o][r][p]);
                             }
-                            let x = S::load(from.add(LANES));
+                        }
+                        for o in 0..O {
+                            (_, weight[o]) = E::load::<S>(weights.add((o * stride + at) * E::BYTES), lane);
+                        }
+                        for r in 0..R {
+                            let x = S::load(activations.add(r * stride + at + LANES + lane));
                             for o in 0..O {
-                                sums[o][r][p] = S::fma(odd[o], x, sums[o][r][p]);
+                                sums[o][r][p] = S::fma(weight[o], x, sums[o][r][p]);
                             }
                         }
                     }

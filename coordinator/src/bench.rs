@@ -10,10 +10,10 @@ use speculative::{
 use telemetry::Tracer;
 
 use crate::{
-    Deadlines, Error, Pair, Request, Run, StopReason,
+    Deadlines, Error, Pair, PairRoofs, Request, Run, StopReason, TraceCycles,
     cycle::generate,
     echo::Echo,
-    report::{PairRoofs, Report, Synthetic, Theory, median, median_interval},
+    report::{Report, Synthetic, Theory, median, median_interval},
 };
 
 /// What to measure.
@@ -29,6 +29,8 @@ pub struct Plan {
     pub sampling: Sampling,
     /// Tokens of each run.
     pub max_tokens: usize,
+    /// Which cycles have spans.
+    pub trace_cycles: TraceCycles,
     /// The named workload that this is.
     pub workload: Option<&'static str>,
 }
@@ -209,7 +211,8 @@ async fn run(
 ) -> Result<Run, Error> {
     let prompt = plan.prompts[round % plan.prompts.len()].clone();
     let sampling = Sampling { seed: plan.sampling.seed.wrapping_add(round as u64), ..plan.sampling };
-    let request = Request { max_tokens: plan.max_tokens, gamma, ..Request::new(prompt, sampling) };
+    let Plan { max_tokens, trace_cycles, .. } = *plan;
+    let request = Request { max_tokens, gamma, trace_cycles, ..Request::new(prompt, sampling) };
     generate(bench.pair, request, bench.deadlines, bench.tracer, |_| {}, cancel).await
 }
 

@@ -6,7 +6,9 @@
 
 use std::{
     future::{self, Future},
+    num::NonZeroU64,
     pin::pin,
+    str::FromStr,
     time::{Duration, Instant},
 };
 
@@ -14,9 +16,10 @@ use opentelemetry::{Array, Value, trace::SpanKind};
 use proto::v1;
 use speculative::{Acceptance, Logprobs, Sampling, TokenId, Verdict};
 use telemetry::{
-    Span, TraceParent, Tracer,
-    names::{convention, span, spec},
+    Span, TraceParent, Tracer, logs,
+    names::{convention, event, span, spec},
 };
+use tracing::Instrument;
 
 mod failover;
 mod record;
@@ -24,7 +27,7 @@ mod record;
 pub use record::{Cycle, Leg, Run, StopReason};
 
 use crate::{
-    Deadlines, Error, Pair,
+    Deadlines, Error, Pair, PairRoofs,
     link::{Call, DraftLink, Opening, TargetLink, Verified, trace_context},
     text::{Piece, Text},
 };
@@ -50,6 +53,44 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Whether the prompt and the output are recorded in its span.
     pub record_content: bool,
+    /// Which cycles have spans.
+    pub trace_cycles: TraceCycles,
+}
+
+/// Which cycles of a request have spans, their own and the services'.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TraceCycles {
+    /// Each.
+    #[default]
+    All,
+    /// One of so many, from the first on.
+    Sampled(NonZeroU64),
+    /// None.
+    Off,
+}
+
+impl TraceCycles {
+    /// Whether the cycle of this number, from 1, is traced.
+    pub fn includes(self, number: u64) -> bool {
+        match self {
+            Self::All => true,
+            Self::Sampled(every) => (number - 1).is_multiple_of(every.get()),
+            Self::Off => false,
+        }
+    }
+}
+
+impl FromStr for TraceCycles {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sampled = |text: &str| text.strip_prefix("sampled:")?.parse().ok().map(Self::Sampled);
+        match text {
+            "all" => Ok(Self::All),
+            "off" => Ok(Self::Off),
+            text => sampled(text).ok_or_else(|| "allowed: all, sampled:N with N from 1, or off".to_owned()),
+        }
+    }
 }
 
 impl Request {
@@ -65,6 +106,7 @@ impl Request {
             parent: None,
             deadline: None,
             record_content: false,
+            trace_cycles: TraceCycles::All,
         }
     }
 }
@@ -99,35 +141,13 @@ pub async fn generate_paced<E: Future<Output = ()>>(
     request: Request,
     deadlines: Deadlines,
     tracer: &Tracer,
-    mut emit: impl FnMut(Piece) -> E,
+    emit: impl FnMut(Piece) -> E,
     cancel: impl Future<Output = ()>,
 ) -> Result<Run, Error> {
     request.check(pair)?;
-    let mut generation = Generation::begin(pair, request, deadlines, tracer);
-    let mut cancel = pin!(cancel);
-    let outcome = loop {
-        let step = async {
-            match (&generation.target, generation.warm) {
-                (None, _) => generation.prefill().await,
-                (Some(_), None) => generation.await_draft().await,
-                (Some(_), Some(_)) => generation.cycle().await,
-            }
-        };
-        let outcome = tokio::select! {
-            biased;
-            () = &mut cancel => Ok(Some(StopReason::Cancelled)),
-            outcome = step => outcome,
-        };
-        for piece in generation.release(matches!(outcome, Ok(Some(_)))) {
-            emit(piece).await;
-        }
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(reason)) => break Ok(reason),
-            Err(error) => break Err(error),
-        }
-    };
-    generation.end(outcome)
+    let generation = Generation::begin(pair, request, deadlines, tracer);
+    let scope = generation.span.trace_id().map_or_else(tracing::Span::none, |trace_id| logs::of_trace(&trace_id));
+    generation.run(emit, cancel).instrument(scope).await
 }
 
 impl Request {
@@ -182,18 +202,56 @@ struct Generation<'a> {
     begun: Instant,
     /// Spans both prefills; ends when both are done.
     prefill_span: Span,
+    /// The last cycle's, until what it brought is emitted.
+    cycle_span: Span,
+    roofs: PairRoofs,
     /// How long that took; `None` until then.
     warm: Option<Duration>,
     time_to_first_token: Option<Duration>,
     cached_tokens: usize,
     cycles: Vec<Cycle>,
     acceptance: Acceptance,
+    /// How often the target was lost.
+    failovers: u64,
 }
 
 /// What a cycle does next, or why the run stops.
 type Step = Result<Option<StopReason>, Error>;
 
 impl<'a> Generation<'a> {
+    async fn run<E: Future<Output = ()>>(
+        mut self,
+        mut emit: impl FnMut(Piece) -> E,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<Run, Error> {
+        let mut cancel = pin!(cancel);
+        let outcome = loop {
+            let step = async {
+                match (&self.target, self.warm) {
+                    (None, _) => self.prefill().await,
+                    (Some(_), None) => self.await_draft().await,
+                    (Some(_), Some(_)) => self.cycle().await,
+                }
+            };
+            let outcome = tokio::select! {
+                biased;
+                () = &mut cancel => Ok(Some(StopReason::Cancelled)),
+                outcome = step => outcome,
+            };
+            let released = self.released;
+            for piece in self.release(matches!(outcome, Ok(Some(_)))) {
+                emit(piece).await;
+            }
+            self.emitted(self.released - released);
+            match outcome {
+                Ok(None) => {}
+                Ok(Some(reason)) => break Ok(reason),
+                Err(error) => break Err(error),
+            }
+        };
+        self.end(outcome)
+    }
+
     fn begin(pair: &'a Pair, request: Request, deadlines: Deadlines, tracer: &Tracer) -> Self {
         let begun = Instant::now();
         let context = pair.target.description.context_length as usize;
@@ -215,11 +273,14 @@ impl<'a> Generation<'a> {
             span,
             begun,
             prefill_span: Span::off(),
+            cycle_span: Span::off(),
+            roofs: PairRoofs::described(pair),
             warm: None,
             time_to_first_token: None,
             cached_tokens: 0,
             cycles: Vec::new(),
             acceptance: Acceptance::new(),
+            failovers: 0,
             request,
         }
     }
@@ -264,7 +325,10 @@ impl<'a> Generation<'a> {
 
     /// One cycle: propose → verify → commit.
     async fn cycle(&mut self) -> Step {
-        let mut cycle = Cycle::begin(self.cycles.len() as u64 + 1, self.span.child(span::CYCLE));
+        let number = self.cycles.len() as u64 + 1;
+        let traced = self.request.trace_cycles.includes(number);
+        let span = if traced { self.span.child(span::CYCLE) } else { Span::off() };
+        let mut cycle = Cycle::begin(number, span);
         let mut proposal = self.propose(&mut cycle).await;
         let verdict = match self.verify(&mut cycle, &proposal).await {
             Ok(verdict) => verdict,
@@ -286,10 +350,11 @@ impl<'a> Generation<'a> {
             return Vec::new();
         };
         let gamma = self.request.gamma.min(wanted - 1).min(draft.room(base_len));
+        cycle.wanted = gamma;
         let mut proposal = Vec::new();
         if gamma > 0 {
             let open = || self.open(&self.span);
-            let proposed = draft.propose(cycle.number, &self.committed, gamma, open, &cycle.span).await;
+            let proposed = draft.propose(cycle.number, &self.committed, gamma, open, &mut cycle.span).await;
             cycle.draft = proposed.leg;
             proposal = proposed.tokens;
             if proposal.is_empty() {
@@ -322,9 +387,18 @@ impl<'a> Generation<'a> {
         if let Some(draft) = &mut self.draft {
             draft.learn(proposal.len(), verdict.accepted, cycle.target.round_trip());
         }
-        cycle.end(proposal.len(), verdict.accepted, self.committed.len());
+        cycle.end(proposal.len(), verdict.accepted);
+        self.cycle_span = cycle.tell(self.committed.len(), &self.roofs);
         self.cycles.push(cycle);
         stop
+    }
+
+    /// Notes that so many tokens have gone to the client, which ends the cycle's span.
+    fn emitted(&mut self, tokens: usize) {
+        let mut span = std::mem::replace(&mut self.cycle_span, Span::off());
+        if tokens > 0 {
+            span.event(event::EMIT, [(spec::TOKENS, (tokens as i64).into())]);
+        }
     }
 
     /// Commits tokens one by one until one of them ends the text.
@@ -384,6 +458,9 @@ impl<'a> Generation<'a> {
         let token_ids = self.committed.split_off(self.request.prompt.len());
         self.logprobs.truncate(token_ids.len());
         self.span.set(convention::USAGE_OUTPUT_TOKENS, token_ids.len() as i64);
+        self.span.set(spec::CYCLES, self.cycles.len() as i64);
+        self.span.set(spec::PROPOSED_TOKENS, self.acceptance.proposed() as i64);
+        self.span.set(spec::ACCEPTED_TOKENS, self.acceptance.accepted() as i64);
         let reasons = Array::String(vec![stop_reason.as_str().into()]);
         self.span.set(convention::RESPONSE_FINISH_REASONS, Value::Array(reasons));
         let text = self.text.into_string();
@@ -405,6 +482,7 @@ impl<'a> Generation<'a> {
             cached_tokens: self.cached_tokens,
             cycles: self.cycles,
             acceptance: self.acceptance,
+            failovers: self.failovers,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::{future, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use model::{Compute, EmbeddedModel, Limits, Source};
 use speculative::SyntheticAcceptance;
-use telemetry::{Tracer, names, server};
+use telemetry::{TraceFile, Tracer, names, server};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
 use crate::Error;
@@ -52,20 +52,24 @@ struct Running {
 }
 
 impl Embedded {
-    /// Starts the services of `models`, computing with `threads` (all processors by default). Ready when both models are
-    /// loaded.
+    /// Starts the services of `models`, computing with `threads` (all processors by default); their spans go into
+    /// `trace_file` too. Ready when both models are loaded.
     ///
     /// # Errors
     /// A service that does not start.
-    pub async fn start(models: Models, threads: Option<NonZeroUsize>) -> Result<Self, Error> {
+    pub async fn start(
+        models: Models,
+        threads: Option<NonZeroUsize>,
+        trace_file: Option<TraceFile>,
+    ) -> Result<Self, Error> {
         let threads = threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
         let compute = Arc::new(Compute::new(threads));
         let Models { draft, target, synthetic_acceptance } = models;
         let draft = draft.map(|source| {
-            let compute = compute.clone();
-            launch(Serve { side: Side::Draft, source, compute, synthetic_acceptance: None })
+            let (compute, trace_file) = (compute.clone(), trace_file.clone());
+            launch(Serve { side: Side::Draft, source, compute, synthetic_acceptance: None, trace_file })
         });
-        let target = launch(Serve { side: Side::Target, source: target, compute, synthetic_acceptance });
+        let target = launch(Serve { side: Side::Target, source: target, compute, synthetic_acceptance, trace_file });
         let target = ready("target", target).await?;
         let draft = match draft {
             Some(draft) => Some(ready("draft", draft).await?),
@@ -117,6 +121,7 @@ struct Serve {
     source: Source,
     compute: Arc<Compute>,
     synthetic_acceptance: Option<SyntheticAcceptance>,
+    trace_file: Option<TraceFile>,
 }
 
 fn launch(serve: Serve) -> Launch {
@@ -133,7 +138,7 @@ fn launch(serve: Serve) -> Launch {
 
 impl Serve {
     async fn run(self, ready: oneshot::Sender<Result<String, String>>, stopped: oneshot::Receiver<()>) {
-        let Self { side, source, compute, synthetic_acceptance } = self;
+        let Self { side, source, compute, synthetic_acceptance, trace_file } = self;
         let (service, thread) = match side {
             Side::Draft => (names::service::DRAFT, "draft-model"),
             Side::Target => (names::service::TARGET, "target-model"),
@@ -144,7 +149,7 @@ impl Serve {
             let worker = ::service::load(thread, source, compute, limits, synthetic_acceptance).await?;
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let url = format!("http://{}", listener.local_addr()?);
-            Ok::<_, anyhow::Error>((worker, listener, url, Tracer::from_env(service)?))
+            Ok::<_, anyhow::Error>((worker, listener, url, Tracer::recording(service, trace_file.as_ref())?))
         };
         let (worker, listener, url, tracer) = match prepared.await {
             Ok(prepared) => prepared,

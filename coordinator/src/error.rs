@@ -155,6 +155,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// What kind of failure of the target it is, in a word.
+    pub(crate) fn kind(&self) -> String {
+        match self {
+            Self::Target { status, .. } => format!("{:?}", status.code()),
+            Self::TargetDeadline { .. } => "DeadlineExceeded".to_owned(),
+            Self::Protocol { .. } => "Protocol".to_owned(),
+            _ => "Other".to_owned(),
+        }
+    }
+
     /// Whether another replica of the target may do better.
     pub(crate) fn is_replicas_own(&self) -> bool {
         match self {

@@ -27,6 +27,6 @@ pub mod serve;
 pub mod sidecar;
 pub mod text;
 
-pub use cycle::{Cycle, Leg, Request, Run, StopReason, generate, generate_paced};
+pub use cycle::{Cycle, Leg, Request, Run, StopReason, TraceCycles, generate, generate_paced};
 pub use error::Error;
-pub use pairing::{Access, Deadlines, Pair, Service};
+pub use pairing::{Access, Deadlines, Pair, PairRoofs, Service};

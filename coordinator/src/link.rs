@@ -78,8 +78,8 @@ impl<Q: Send + 'static, A> Duplex<Q, A> {
     }
 }
 
-/// Splits a round trip into what the service reports of itself and the rest, the network.
-fn leg(sent: Instant, cost: &Cost) -> Leg {
+/// Splits a round trip of so many bytes into what the service reports of itself and the rest, the network.
+fn leg(sent: Instant, cost: &Cost, wire_bytes: usize) -> Leg {
     let round_trip = sent.elapsed();
     let server = Duration::from_nanos(cost.server_ns).min(round_trip);
     let queue = Duration::from_nanos(cost.queue_ns).min(server);
@@ -90,6 +90,7 @@ fn leg(sent: Instant, cost: &Cost) -> Leg {
         forward: Duration::from_nanos(cost.forward_ns),
         select: Duration::from_nanos(cost.select_ns),
         work: Work { flops: cost.flops, bytes: cost.bytes },
+        wire_bytes: wire_bytes as u64,
     }
 }
 

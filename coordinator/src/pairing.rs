@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use proto::v1::{DescribeRequest, DescribeResponse, Role, TokenizerRequest, model_service_client::ModelServiceClient};
+use proto::v1::{
+    self, DescribeRequest, DescribeResponse, Role, TokenizerRequest, model_service_client::ModelServiceClient,
+};
 use speculative::roofline::Roofs;
 use tokenizer::Tokenizer;
 use tokio::{task, time};
@@ -61,12 +63,12 @@ impl Service {
 
     /// Has the service measure its roofs, which it does when no session is open. `None` where it cannot say.
     pub async fn measure_roofs(&self) -> Option<Roofs> {
-        let roofs = describe(&self.channel, true).await.ok()?.roofs?;
-        Some(Roofs {
-            flops_per_s: roofs.flops_per_s,
-            bytes_per_s: roofs.bytes_per_s,
-            memory_bytes_per_s: roofs.memory_bytes_per_s,
-        })
+        roofs(&describe(&self.channel, true).await.ok()?)
+    }
+
+    /// The roofs that it had measured when it was asked who it is.
+    pub fn roofs(&self) -> Option<Roofs> {
+        roofs(&self.description)
     }
 
     /// Whether any replica answers now, within `limit`.
@@ -167,10 +169,53 @@ impl Pair {
         Ok(Self { draft, target, tokenizer })
     }
 
+    /// Has both services measure their roofs, one after the other.
+    pub async fn measure_roofs(&mut self) {
+        let measured = PairRoofs::measure(self).await;
+        let told = |roofs: Roofs| {
+            let Roofs { flops_per_s, bytes_per_s, memory_bytes_per_s } = roofs;
+            v1::Roofs { flops_per_s, bytes_per_s, memory_bytes_per_s }
+        };
+        self.target.description.roofs = measured.target.map(told);
+        if let Some(draft) = &mut self.draft {
+            draft.description.roofs = measured.draft.map(told);
+        }
+    }
+
     /// The same target without its draft.
     pub fn without_draft(&self) -> Self {
         Self { draft: None, ..self.clone() }
     }
+}
+
+/// The roofs of both sides, where they are known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PairRoofs {
+    /// The draft's.
+    pub draft: Option<Roofs>,
+    /// The target's.
+    pub target: Option<Roofs>,
+}
+
+impl PairRoofs {
+    /// Has both services measure, one after the other: they may share a device. Sessions must be closed.
+    pub async fn measure(pair: &Pair) -> Self {
+        let draft = match &pair.draft {
+            Some(draft) => draft.measure_roofs().await,
+            None => None,
+        };
+        Self { draft, target: pair.target.measure_roofs().await }
+    }
+
+    /// What both had measured when they were asked who they are.
+    pub fn described(pair: &Pair) -> Self {
+        Self { draft: pair.draft.as_ref().and_then(Service::roofs), target: pair.target.roofs() }
+    }
+}
+
+fn roofs(description: &DescribeResponse) -> Option<Roofs> {
+    let v1::Roofs { flops_per_s, bytes_per_s, memory_bytes_per_s } = description.roofs?;
+    Some(Roofs { flops_per_s, bytes_per_s, memory_bytes_per_s })
 }
 
 fn fits(draft: &Service, target: &Service) -> Result<(), Error> {

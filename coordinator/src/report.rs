@@ -15,7 +15,7 @@ pub use stats::{mean, median, median_interval};
 pub use synthetic::Synthetic;
 pub use theory::Theory;
 
-use crate::{Cycle, Leg, Pair, Run, Service};
+use crate::{Cycle, Leg, Pair, PairRoofs, Run, Service};
 
 /// The report of one run. Times are in seconds, rates per second; what was not drafted is `null`.
 #[derive(Clone, Debug, Serialize)]
@@ -135,26 +135,6 @@ pub struct Roofline {
     pub utilisation: Option<f64>,
     /// `bandwidth_bound`, `compute_bound`, `ridge` or `dispatch_bound`.
     pub bound: Option<&'static str>,
-}
-
-/// The roofs of both sides, where they are known.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PairRoofs {
-    /// The draft's.
-    pub draft: Option<Roofs>,
-    /// The target's.
-    pub target: Option<Roofs>,
-}
-
-impl PairRoofs {
-    /// Has both services measure, one after the other: they may share a device. Sessions must be closed.
-    pub async fn measure(pair: &Pair) -> Self {
-        let draft = match &pair.draft {
-            Some(draft) => draft.measure_roofs().await,
-            None => None,
-        };
-        Self { draft, target: pair.target.measure_roofs().await }
-    }
 }
 
 impl Report {

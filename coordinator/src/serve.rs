@@ -4,7 +4,6 @@
 //! - [`serve`]: the service on its [`Doors`], with a pair that `load` brings
 //! - `routes`: what answers where
 //! - `parse`, `fields`: a body to what is generated, each refusal with the field named
-//! - `connections`: what HTTP requests come over
 //! - [`Keys`]: who may use the API
 //! - `answer`: admission, and an answer in one piece
 //! - `stream`: the same as server-sent events
@@ -14,7 +13,6 @@
 //! - `refusal`: why there is no answer, as a status and OpenAI's error object
 
 mod answer;
-mod connections;
 mod fields;
 mod generation;
 mod keys;
@@ -37,6 +35,9 @@ use proto::v1::generation_service_server::{self, GenerationServiceServer};
 use telemetry::{
     Tracer,
     connections::Door,
+    http,
+    metrics::Exporter,
+    names,
     server::{self, Closing},
     tls::ServerTls,
 };
@@ -48,7 +49,7 @@ use tokio::{
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 
-use crate::{Deadlines, Pair};
+use crate::{Deadlines, Pair, TraceCycles};
 use generation::Generation;
 pub use keys::Keys;
 use metrics::Metrics;
@@ -77,6 +78,8 @@ pub struct Config {
     pub deadlines: Deadlines,
     /// Whether prompts and outputs are recorded in spans.
     pub record_content: bool,
+    /// Which cycles have spans.
+    pub trace_cycles: TraceCycles,
 }
 
 /// Where the service is reached.
@@ -95,7 +98,7 @@ pub struct Doors {
 struct App {
     config: Config,
     /// Not there until it is loaded.
-    pair: OnceLock<(Pair, Tracer)>,
+    pair: Arc<OnceLock<(Pair, Tracer)>>,
     keys: Keys,
     slots: Arc<Semaphore>,
     metrics: Metrics,
@@ -122,8 +125,11 @@ pub async fn serve<E: From<io::Error>>(
 ) -> Result<(), E> {
     let (switch, closing) = Closing::channel();
     let slots = Arc::new(Semaphore::new(config.max_concurrent));
-    let metrics = Metrics::new();
-    let app = Arc::new(App { config, pair: OnceLock::new(), keys, slots, metrics, closing });
+    let pair = Arc::<OnceLock<(Pair, Tracer)>>::default();
+    let tracer = pair.clone();
+    let metrics = Metrics::new(move || tracer.get().map(|(_, tracer)| tracer.clone()));
+    let exporter = Exporter::start(names::service::COORDINATOR, metrics.all()).map_err(io::Error::other)?;
+    let app = Arc::new(App { config, pair, keys, slots, metrics, closing });
 
     let (stopping, stopped) = watch::channel(false);
     let told = |mut stopped: watch::Receiver<bool>| async move {
@@ -138,7 +144,7 @@ pub async fn serve<E: From<io::Error>>(
     };
     let (http_tls, grpc_tls) = tls.unzip();
     let routes = routes::router(app.clone());
-    let http = connections::serve(http, door(http_tls), routes, config.header_timeout, told(stopped.clone()));
+    let http = http::serve(http, door(http_tls), routes, config.header_timeout, told(stopped.clone()));
 
     let services = [generation_service_server::SERVICE_NAME];
     let service = GenerationServiceServer::new(Generation { app: app.clone() });
@@ -153,7 +159,8 @@ pub async fn serve<E: From<io::Error>>(
     let grpc = async {
         let Some(listener) = grpc else { return Ok(()) };
         let max_streams = (config.max_concurrent as u32).saturating_add(server::SPARE_STREAMS);
-        let server = server::Config { door: door(grpc_tls), max_streams, grace: config.grace };
+        let (door, grace) = (door(grpc_tls), config.grace);
+        let server = server::Config { door, max_streams, grace, ..server::Config::default() };
         let stopped = async {
             told(stopped.clone()).await;
             say(ServingStatus::NotServing).await;
@@ -177,11 +184,15 @@ pub async fn serve<E: From<io::Error>>(
         time::sleep(Duration::from_secs(1)).await;
         tracing::warn!("the grace period is over and connections are still open");
     };
-    tokio::select! {
+    let served = tokio::select! {
         // A pair that is here already is set before the first request is read.
         biased;
         failed = loaded => failed,
-        served = async { tokio::join!(http, grpc).1 } => Ok(served?),
+        served = async { tokio::join!(http, grpc).1 } => served.map_err(E::from),
         () = last_call => Ok(()),
+    };
+    if let Some(exporter) = exporter {
+        exporter.stop().await;
     }
+    served
 }

@@ -157,6 +157,8 @@ fn the_help_of_each_command_names_each_of_its_flags() {
         "--target-deadline",
         "--allow-inexact-failover",
         "--record-content",
+        "--trace-cycles",
+        "--log-format",
     ];
     let pair = [&pair[..], &trust].concat();
     let models = ["--draft-model", "--target-model", "--synthetic-acceptance"];
@@ -170,7 +172,7 @@ fn the_help_of_each_command_names_each_of_its_flags() {
         "--repetition-penalty",
         "--seed",
     ];
-    let generate = ["--gamma", "--ar", "--max-tokens", "--stop", "--chat", "--system", "--json"];
+    let generate = ["--gamma", "--ar", "--max-tokens", "--stop", "--chat", "--system", "--trace-file", "--json"];
     let bench = ["--gamma", "--pairs", "--max-tokens", "--workload", "--sidecar", "--json"];
     for (name, flags) in [
         ("generate", [&generate[..], &sampling, &pair, &models].concat()),

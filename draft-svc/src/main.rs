@@ -28,7 +28,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    logs::init("info");
+    logs::init("info", args.config.log_format);
     service::exit(run(args).await)
 }
 
@@ -40,6 +40,7 @@ async fn run(Args { model, listen, config }: Args) -> anyhow::Result<()> {
 
     let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());
     let load = service::load("draft-model", model, compute, limits, None);
+    let load = service::measured(load);
     let served = draft_svc::serve(listener, load, tracer.clone(), server::termination(), server).await;
     tokio::task::spawn_blocking(move || tracer.shutdown()).await?;
     Ok(served?)

@@ -15,7 +15,7 @@ use proto::v1::{
     model_service_server::{self, ModelServiceServer},
     target_service_server::{self, TargetServiceServer},
 };
-use telemetry::{Tracer, server};
+use telemetry::{Tracer, names, server};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 
@@ -30,7 +30,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
     config: server::Config,
 ) -> Result<(), Error> {
-    let host = Host::new(tracer);
+    let host = Host::new(names::service::TARGET, tracer);
     let routes = Routes::new(TargetServiceServer::new(service::Target { host: host.clone() }))
         .add_service(ModelServiceServer::new(Describe { host: host.clone(), role: Role::Target }));
     let names = [target_service_server::SERVICE_NAME, model_service_server::SERVICE_NAME];

@@ -34,7 +34,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    logs::init("info");
+    logs::init("info", args.config.log_format);
     service::exit(run(args).await)
 }
 
@@ -46,6 +46,7 @@ async fn run(Args { model, listen, synthetic_acceptance, config }: Args) -> anyh
 
     let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());
     let load = service::load("target-model", model, compute, limits, synthetic_acceptance);
+    let load = service::measured(load);
     let served = target_svc::serve(listener, load, tracer.clone(), server::termination(), server).await;
     tokio::task::spawn_blocking(move || tracer.shutdown()).await?;
     Ok(served?)

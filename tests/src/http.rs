@@ -3,7 +3,7 @@
 use std::{future::Future, io};
 
 use coordinator::{
-    Pair,
+    Pair, TraceCycles,
     serve::{Config, Doors, Keys, serve},
 };
 use http_body_util::{BodyExt, Full};
@@ -36,6 +36,7 @@ pub const CONFIG: Config = Config {
     grace: LONG,
     deadlines: PATIENT,
     record_content: false,
+    trace_cycles: TraceCycles::All,
 };
 
 /// A running service.

@@ -1,30 +1,47 @@
-//! An OTLP/gRPC receiver that keeps the spans it is sent, and the traces that they make up.
+//! An OTLP receiver that keeps the spans and metrics it is sent, and the traces that the spans make up.
 
 use std::{
     collections::HashSet,
-    fmt, io,
+    fmt, future, io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
     common::v1::{AnyValue, KeyValue, any_value},
     trace::v1::{ResourceSpans, Span},
+};
+use prost::Message;
+use telemetry::{
+    connections::Door,
+    http,
+    server::{self, Closing},
+    tls::ServerTls,
 };
 use tokio::{
     net::TcpListener,
     task::JoinHandle,
     time::{self, Instant},
 };
-use tonic::{
-    Request, Response, Status,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status, service::Routes};
 
 /// A trace to which nothing has been added for so long is whole.
 const QUIET: Duration = Duration::from_millis(600);
@@ -35,14 +52,27 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A trace store on loopback, in this runtime; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Receiver {
+    scheme: &'static str,
     address: SocketAddr,
     store: Arc<Mutex<Store>>,
     serving: JoinHandle<()>,
 }
 
+/// How a receiver is reached.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// OTLP/gRPC, and a status that it answers everything with, if any.
+    Grpc(Option<ServerTls>, Option<Status>),
+    /// OTLP/HTTP with protobuf.
+    Http(Option<ServerTls>),
+}
+
 #[derive(Debug, Default)]
 struct Store {
     spans: Vec<Stored>,
+    metrics: Vec<ExportMetricsServiceRequest>,
+    /// The value of `authorization` in each request.
+    authorisations: Vec<String>,
     requests: usize,
     /// When the last request came.
     changed: Option<Instant>,
@@ -58,38 +88,60 @@ pub struct Stored {
 }
 
 impl Receiver {
-    /// A receiver that takes everything.
+    /// A receiver over gRPC that takes everything.
     ///
     /// # Errors
     /// No port to listen on.
     pub async fn start() -> io::Result<Self> {
-        Self::serve(None).await
+        Self::over(Transport::Grpc(None, None)).await
     }
 
-    /// A receiver that answers everything with `status`.
+    /// A receiver over gRPC that answers everything with `status`.
     ///
     /// # Errors
     /// No port to listen on.
     pub async fn refusing(status: Status) -> io::Result<Self> {
-        Self::serve(Some(status)).await
+        Self::over(Transport::Grpc(None, Some(status))).await
     }
 
-    async fn serve(refusal: Option<Status>) -> io::Result<Self> {
+    /// A receiver over `transport`.
+    ///
+    /// # Errors
+    /// No port to listen on.
+    pub async fn over(transport: Transport) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let store = Arc::new(Mutex::new(Store::default()));
-        let service = TraceServiceServer::new(Receiving { store: store.clone(), refusal });
+        let (Transport::Grpc(tls, _) | Transport::Http(tls)) = transport.clone();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let door = Door { tls, ..Door::default() };
+        let kept = store.clone();
         let serving = tokio::spawn(async move {
-            let incoming = TcpIncoming::from(listener);
-            // A test that is over drops the receiver, whatever still goes on.
-            let _ = Server::builder().add_service(service).serve_with_incoming(incoming).await;
+            match transport {
+                Transport::Grpc(_, refusal) => {
+                    let receiving = Receiving { store: kept, refusal };
+                    let routes = Routes::new(TraceServiceServer::new(receiving.clone()))
+                        .add_service(MetricsServiceServer::new(receiving));
+                    let config = server::Config { door, ..server::Config::default() };
+                    let (switch, _) = Closing::channel();
+                    // A test that is over drops the receiver, whatever still goes on.
+                    let _ = server::serve(listener, routes, future::pending(), config, switch).await;
+                }
+                Transport::Http(_) => {
+                    let routes = Router::new()
+                        .route("/v1/traces", post(traces))
+                        .route("/v1/metrics", post(metrics))
+                        .with_state(kept);
+                    http::serve(listener, door, routes, PATIENCE, future::pending()).await;
+                }
+            }
         });
-        Ok(Self { address, store, serving })
+        Ok(Self { scheme, address, store, serving })
     }
 
     /// What `OTEL_EXPORTER_OTLP_ENDPOINT` is set to.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Export requests so far, refused ones included.
@@ -97,9 +149,19 @@ impl Receiver {
         self.store().requests
     }
 
+    /// The value of `authorization` in each request; empty where it had none.
+    pub fn authorisations(&self) -> Vec<String> {
+        self.store().authorisations.clone()
+    }
+
     /// All spans so far.
     pub fn spans(&self) -> Vec<Stored> {
         self.store().spans.clone()
+    }
+
+    /// All metrics so far, by request.
+    pub fn metrics(&self) -> Vec<ExportMetricsServiceRequest> {
+        self.store().metrics.clone()
     }
 
     /// The whole trace `trace_id` (hexadecimal): its root is here, each span's parent too, and nothing more has come for
@@ -134,9 +196,35 @@ impl Drop for Receiver {
     }
 }
 
+impl Store {
+    fn noted(&mut self, headers: &HeaderMap) {
+        let value = headers.get("authorization").and_then(|value| value.to_str().ok());
+        self.authorisations.push(value.unwrap_or_default().to_owned());
+        self.requests += 1;
+        self.changed = Some(Instant::now());
+    }
+
+    fn keep(&mut self, request: ExportTraceServiceRequest) {
+        self.spans.extend(request.resource_spans.into_iter().flat_map(stored));
+    }
+}
+
+#[derive(Clone)]
 struct Receiving {
     store: Arc<Mutex<Store>>,
     refusal: Option<Status>,
+}
+
+impl Receiving {
+    fn receive<T>(&self, request: Request<T>, keep: impl FnOnce(&mut Store, T)) -> Result<(), Status> {
+        let mut store = self.store.lock().expect("no holder of the lock panics");
+        store.noted(request.metadata().as_ref());
+        if let Some(status) = &self.refusal {
+            return Err(status.clone());
+        }
+        keep(&mut store, request.into_inner());
+        Ok(())
+    }
 }
 
 #[tonic::async_trait]
@@ -145,16 +233,38 @@ impl TraceService for Receiving {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut store = self.store.lock().expect("no holder of the lock panics");
-        store.requests += 1;
-        store.changed = Some(Instant::now());
-        if let Some(status) = &self.refusal {
-            return Err(status.clone());
-        }
-        let received = request.into_inner().resource_spans.into_iter().flat_map(stored);
-        store.spans.extend(received);
+        self.receive(request, Store::keep)?;
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Receiving {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.receive(request, |store, request| store.metrics.push(request))?;
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+type Kept = State<Arc<Mutex<Store>>>;
+
+async fn traces(State(store): Kept, headers: HeaderMap, body: Bytes) -> Result<Vec<u8>, StatusCode> {
+    let request = ExportTraceServiceRequest::decode(body).map_err(|_| StatusCode::BAD_REQUEST)?;
+    let mut store = store.lock().expect("no holder of the lock panics");
+    store.noted(&headers);
+    store.keep(request);
+    Ok(ExportTraceServiceResponse::default().encode_to_vec())
+}
+
+async fn metrics(State(store): Kept, headers: HeaderMap, body: Bytes) -> Result<Vec<u8>, StatusCode> {
+    let request = ExportMetricsServiceRequest::decode(body).map_err(|_| StatusCode::BAD_REQUEST)?;
+    let mut store = store.lock().expect("no holder of the lock panics");
+    store.noted(&headers);
+    store.metrics.push(request);
+    Ok(ExportMetricsServiceResponse::default().encode_to_vec())
 }
 
 fn stored(of_resource: ResourceSpans) -> impl Iterator<Item = Stored> {

@@ -63,7 +63,7 @@ async fn a_quantised_pair_writes_what_its_target_writes_alone() {
         println!("skipped: OUTRIDER_MODELS names no folder with {DRAFT} and {TARGET}");
         return;
     };
-    let embedded = Embedded::start(models, None).await.expect("the pair starts");
+    let embedded = Embedded::start(models, None, None).await.expect("the pair starts");
     let pair =
         Pair::connect(embedded.draft_url(), embedded.target_url(), &Access::default()).await.expect("the pair fits");
     let max_tokens: usize = env::var("OUTRIDER_TOKENS").map_or(48, |text| text.parse().expect("a number"));

@@ -1,11 +1,6 @@
 //! Encrypted connections: who is believed, who gets in, and files that change.
 
-use std::{
-    fs, future,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, future, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use coordinator::{
@@ -17,12 +12,13 @@ use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use model::EmbeddedModel;
 use outrider_tests::{
+    authority::Authority,
     cluster::{Embedded, LONG, Node, Setup, Side, alone, request, run, sampled, within, worker},
     http::CONFIG,
     processes::{Outcome, Outrider, Process},
 };
 use proto::v1::{GenerateRequest, generate_request::Input, generation_service_client::GenerationServiceClient};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::ExtendedKeyUsagePurpose;
 use serde_json::{Value, json};
 use telemetry::{
     Tracer,
@@ -30,7 +26,6 @@ use telemetry::{
     server,
     tls::{ClientFiles, ClientTls, Protocol, ServerFiles, ServerTls},
 };
-use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{
     TlsConnector,
@@ -41,54 +36,6 @@ use tokio_rustls::{
     },
 };
 use tonic::transport::Endpoint;
-
-/// An authority and the files of those that it has certified.
-struct Authority {
-    folder: TempDir,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Result<Self> {
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        let authority = Self { folder: tempfile::tempdir()?, issuer };
-        fs::write(authority.ca(), authority.issuer.pem())?;
-        Ok(authority)
-    }
-
-    fn ca(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
-    }
-
-    /// A certificate for this machine and its key, in files of this name.
-    fn certify(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> Result<(PathBuf, PathBuf)> {
-        let [certificate, key] = ["crt", "key"].map(|kind| self.folder.path().join(format!("{name}.{kind}")));
-        self.certify_at(&certificate, &key, usage)?;
-        Ok((certificate, key))
-    }
-
-    fn certify_at(&self, certificate: &Path, key: &Path, usage: ExtendedKeyUsagePurpose) -> Result<()> {
-        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-        params.extended_key_usages = vec![usage];
-        let pair = KeyPair::generate()?;
-        fs::write(certificate, params.signed_by(&pair, &self.issuer)?.pem())?;
-        fs::write(key, pair.serialize_pem())?;
-        Ok(())
-    }
-
-    fn server(&self, protocol: Protocol, client_ca: Option<PathBuf>) -> Result<ServerTls> {
-        let (certificate, key) = self.certify("server", ExtendedKeyUsagePurpose::ServerAuth)?;
-        Ok(ServerTls::new(ServerFiles { certificate, key, client_ca }, protocol)?)
-    }
-
-    /// Of a client that believes this authority.
-    fn believer(&self, identity: Option<(PathBuf, PathBuf)>) -> Result<Access> {
-        let tls = Some(ClientTls::new(ClientFiles { ca: self.ca(), identity })?);
-        Ok(Access { tls, ..Access::default() })
-    }
-}
 
 fn node(side: Side, tls: ServerTls) -> Node {
     let door = Door { tls: Some(tls), ..Door::default() };
@@ -172,12 +119,12 @@ async fn files_that_change_are_read_again() -> Result<()> {
     assert!(!connect(&old).await?);
 
     // A client's authorities too.
-    let believed = new.folder.path().join("believed.pem");
-    fs::write(&believed, old.issuer.pem())?;
+    let believed = new.folder().join("believed.pem");
+    fs::write(&believed, old.pem())?;
     let tls = ClientTls::new(ClientFiles { ca: believed.clone(), identity: None })?;
     let access = Access { tls: Some(tls), ..Access::default() };
     assert!(within(LONG, Pair::connect(None, &https(&target), &access)).await.is_err());
-    fs::write(&believed, [old.issuer.pem(), new.issuer.pem()].concat())?;
+    fs::write(&believed, [old.pem(), new.pem()].concat())?;
     within(LONG, async {
         while Pair::connect(None, &https(&target), &access).await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;

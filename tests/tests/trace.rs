@@ -7,6 +7,8 @@ mod running;
 
 #[path = "trace/raw.rs"]
 mod raw;
+#[path = "trace/transport.rs"]
+mod transport;
 #[path = "trace/tree.rs"]
 mod tree;
 #[path = "trace/untraced.rs"]

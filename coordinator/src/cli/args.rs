@@ -5,11 +5,12 @@ use std::{num::NonZeroUsize, ops::RangeInclusive, path::PathBuf, time::Duration}
 use clap::{Args, builder::ArgPredicate};
 use speculative::{Penalties, Sampling};
 use telemetry::{
+    logs,
     tls::{ClientFiles, ClientTls},
     watched::UnusableFiles,
 };
 
-use crate::{Access, Deadlines};
+use crate::{Access, Deadlines, TraceCycles};
 
 #[cfg(feature = "embedded")]
 mod models;
@@ -60,6 +61,11 @@ pub(super) struct GenerateArgs {
 
     #[command(flatten)]
     pub(super) services: ServiceArgs,
+
+    /// Write the run's spans into this file, in OTLP's JSON, for `outrider trace` and `outrider explain`; of services
+    /// elsewhere it has what they tell the coordinator
+    #[arg(long, value_name = "FILE")]
+    pub(super) trace_file: Option<PathBuf>,
 
     /// Print one JSON object on standard output, the text included, and nothing else
     #[arg(long)]
@@ -200,6 +206,14 @@ pub(super) struct ServiceArgs {
     /// Record prompts and outputs in the spans of requests; without it they are in no span, log or metric
     #[arg(long, env = "OUTRIDER_RECORD_CONTENT")]
     pub(super) record_content: bool,
+
+    /// Which cycles have spans, where telemetry is exported: all, sampled:N for one of N, or off
+    #[arg(long, env = "OUTRIDER_TRACE_CYCLES", value_name = "WHICH", default_value = "all")]
+    pub(super) trace_cycles: TraceCycles,
+
+    /// What a line of the log looks like: text, or json for one object a line
+    #[arg(long, env = "OUTRIDER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub(super) log_format: logs::Format,
 
     #[command(flatten)]
     trust: TrustArgs,

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Context;
 use speculative::TokenId;
+use telemetry::{TraceFile, logs};
 use tokio::signal;
 
 use super::{
@@ -19,24 +20,29 @@ use super::{
     args::{DescribeArgs, GenerateArgs},
 };
 use crate::{
-    Access, Request, Run, Service, StopReason, cycle,
-    report::{PairRoofs, Report, ServiceReport, Theory, terminal},
+    Access, PairRoofs, Request, Run, Service, StopReason, cycle,
+    report::{Report, ServiceReport, Theory, terminal},
     text::{self, Piece},
 };
-use pair::{Connected, Place};
+use pair::{Connected, Place, Setup};
 
 pub(super) use bench::bench;
 pub(super) use serve::serve;
 
 pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
-    telemetry::logs::init("warn");
+    telemetry::logs::init("warn", args.services.log_format);
     let gamma = if args.ar { 0 } else { args.gamma as usize };
     let place = Place::of(&args.services, gamma > 0);
     let prompt = match args.prompt.as_str() {
         "-" => read_prompt()?,
         prompt => prompt.to_owned(),
     };
-    let Some(connected) = interruptible(Connected::new(place)).await.transpose()? else {
+    let file = args.trace_file.clone().map(|path| {
+        let shown = path.display().to_string();
+        TraceFile::create(path).with_context(|| format!("the trace file {shown} cannot be written"))
+    });
+    let setup = Setup { trace_file: file.transpose()?, measure_roofs: false };
+    let Some(connected) = interruptible(Connected::new(place, setup)).await.transpose()? else {
         return Ok(End::Interrupted);
     };
     let outcome = match encode(&connected, &args, &prompt) {
@@ -46,6 +52,7 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
                 gamma,
                 stop: args.stop,
                 record_content: args.services.record_content,
+                trace_cycles: args.services.trace_cycles,
                 ..Request::new(tokens, args.sampling.sampling())
             };
             let shown = if args.chat { prompt + "\n" } else { prompt };
@@ -145,7 +152,7 @@ fn write_pieces(prompt: &str, pieces: &mpsc::Receiver<Piece>, json: bool) -> io:
 }
 
 pub(super) async fn describe(args: DescribeArgs) -> anyhow::Result<End> {
-    telemetry::logs::init("warn");
+    telemetry::logs::init("warn", logs::Format::Text);
     let access = Access { tls: args.trust.tls()?, ..Access::default() };
     let service = interruptible(Service::connect("service", &args.url, &access, true)).await.transpose()?;
     let Some(service) = service else {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use speculative::Verdict;
-use telemetry::names::{span, spec};
+use telemetry::names::{convention, event, span, spec};
 use tokio::time;
 
 use super::{Cycle, Generation, Leg};
@@ -54,6 +54,8 @@ impl Generation<'_> {
             return Err(lost);
         }
         tracing::warn!(error = %lost, "another replica of the target is looked for");
+        self.failovers += 1;
+        cycle.span.event(event::TARGET_LOST, [(convention::ERROR_TYPE, lost.kind().into())]);
         let mut avoided: Vec<String> = self.target.take().map(TargetLink::abandon).into_iter().collect();
         let (mut attempt, mut pause) = (0_u32, FIRST_PAUSE);
         while attempt < LEAST_ATTEMPTS || begun.elapsed() < self.deadlines.target {

@@ -3,14 +3,17 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use speculative::{Acceptance, Logprobs, TokenId, roofline::Work};
+use speculative::{
+    Acceptance, Logprobs, TokenId,
+    roofline::{Placement, Roofs, Work},
+};
 use telemetry::{
     Span,
-    names::{convention, roofline, spec},
+    names::{convention, event, roofline, spec},
 };
 
 use super::Request;
-use crate::Pair;
+use crate::{Pair, PairRoofs};
 
 /// One side's part of a cycle, split so that `compute + queue + network` is its round trip.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,12 +30,20 @@ pub struct Leg {
     pub select: Duration,
     /// Counted work of the forward passes.
     pub work: Work,
+    /// Bytes of the messages, both ways, as protobuf.
+    pub wire_bytes: u64,
 }
 
 impl Leg {
     /// A wait since `sent` that brought nothing: the network's, as far as the coordinator can tell.
     pub(crate) fn waited(sent: Instant) -> Self {
         Self { network: sent.elapsed(), ..Self::default() }
+    }
+
+    /// Where its forward passes stand under `roofs`.
+    pub fn placement(&self, roofs: Option<Roofs>) -> Option<Placement> {
+        let roofs = roofs.filter(|_| !self.forward.is_zero())?;
+        Some(Placement::of(self.work, self.forward.as_secs_f64(), &roofs))
     }
 
     /// The whole round trip.
@@ -46,6 +57,8 @@ impl Leg {
 pub struct Cycle {
     /// From 1.
     pub number: u64,
+    /// Tokens that were wanted of the draft.
+    pub wanted: usize,
     /// Tokens that were proposed.
     pub gamma: usize,
     /// Tokens that were accepted.
@@ -65,6 +78,7 @@ impl Cycle {
         span.set(spec::CYCLE, number as i64);
         Self {
             number,
+            wanted: 0,
             gamma: 0,
             accepted: 0,
             draft: None,
@@ -81,17 +95,23 @@ impl Cycle {
         self.wall.saturating_sub(legs)
     }
 
-    /// Ends the cycle and its span.
-    pub(super) fn end(&mut self, gamma: usize, accepted: usize, base_len: usize) {
+    /// Ends the cycle.
+    pub(super) fn end(&mut self, gamma: usize, accepted: usize) {
         (self.gamma, self.accepted) = (gamma, accepted);
         self.wall = self.begun.elapsed();
-        let mut span = std::mem::replace(&mut self.span, Span::off());
-        if span.is_recording() {
-            self.describe(&mut span, base_len);
-        }
     }
 
-    fn describe(&self, span: &mut Span, base_len: usize) {
+    /// Gives its span, which tells all there is to tell of the cycle.
+    pub(super) fn tell(&mut self, base_len: usize, roofs: &PairRoofs) -> Span {
+        let mut span = std::mem::replace(&mut self.span, Span::off());
+        if span.is_recording() {
+            span.event(event::COMMIT, [(spec::TOKENS, (self.accepted as i64 + 1).into())]);
+            self.describe(&mut span, base_len, roofs);
+        }
+        span
+    }
+
+    fn describe(&self, span: &mut Span, base_len: usize, roofs: &PairRoofs) {
         let ns = |duration: Duration| duration.as_nanos() as i64;
         span.set(spec::GAMMA, self.gamma as i64);
         span.set(spec::ACCEPTED, self.accepted as i64);
@@ -100,16 +120,30 @@ impl Cycle {
             span.set(spec::DRAFT_COMPUTE_NS, ns(draft.compute));
             span.set(spec::DRAFT_QUEUE_NS, ns(draft.queue));
             span.set(spec::DRAFT_NETWORK_NS, ns(draft.network));
+            span.set(spec::DRAFT_FORWARD_NS, ns(draft.forward));
+            span.set(spec::DRAFT_SELECT_NS, ns(draft.select));
+            span.set(spec::DRAFT_WIRE_BYTES, draft.wire_bytes as i64);
             span.set(roofline::DRAFT_FLOPS, draft.work.flops as i64);
             span.set(roofline::DRAFT_BYTES, draft.work.bytes as i64);
             span.set(roofline::DRAFT_INTENSITY, draft.work.intensity());
+            if let Some(placement) = draft.placement(roofs.draft) {
+                span.set(roofline::DRAFT_UTILISATION, placement.utilisation);
+                span.set(roofline::DRAFT_BOUND, placement.bound.as_str());
+            }
         }
         span.set(spec::TARGET_COMPUTE_NS, ns(self.target.compute));
         span.set(spec::TARGET_QUEUE_NS, ns(self.target.queue));
         span.set(spec::TARGET_NETWORK_NS, ns(self.target.network));
+        span.set(spec::TARGET_FORWARD_NS, ns(self.target.forward));
+        span.set(spec::TARGET_SELECT_NS, ns(self.target.select));
+        span.set(spec::TARGET_WIRE_BYTES, self.target.wire_bytes as i64);
         span.set(roofline::TARGET_FLOPS, self.target.work.flops as i64);
         span.set(roofline::TARGET_BYTES, self.target.work.bytes as i64);
         span.set(roofline::TARGET_INTENSITY, self.target.work.intensity());
+        if let Some(placement) = self.target.placement(roofs.target) {
+            span.set(roofline::TARGET_UTILISATION, placement.utilisation);
+            span.set(roofline::TARGET_BOUND, placement.bound.as_str());
+        }
         span.set(spec::COORDINATOR_NS, ns(self.coordinator()));
         span.set(spec::WALL_NS, ns(self.wall));
     }
@@ -171,6 +205,8 @@ pub struct Run {
     pub cycles: Vec<Cycle>,
     /// What they add up to.
     pub acceptance: Acceptance,
+    /// How often the target was lost and another went on.
+    pub failovers: u64,
 }
 
 impl Run {

@@ -5,17 +5,22 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use proto::v1::{
     self, DescribeResponse, DraftSessionRequest, DraftSessionResponse, Proposal, Propose,
     draft_service_client::DraftServiceClient, draft_session_request, draft_session_response,
 };
 use speculative::TokenId;
-use telemetry::Span;
+use telemetry::{
+    Span,
+    names::{convention, event, spec},
+};
 use tokio::{
     task::JoinHandle,
     time::{self, timeout_at},
 };
 use tonic::Status;
+use tracing::Instrument;
 
 use super::{Call, Duplex, leg, trace_context};
 use crate::{Deadlines, Leg, Service, replicas::Placed};
@@ -77,7 +82,7 @@ pub(crate) struct Proposed {
 impl DraftLink {
     /// Begins to open the session; [`DraftLink::opened`] waits for it.
     pub(crate) fn open(service: Service, target: DescribeResponse, call: Call, deadlines: Deadlines) -> Self {
-        let state = State::Opening(tokio::spawn(open_stream(service.clone(), call)));
+        let state = State::Opening(tokio::spawn(open_stream(service.clone(), call).in_current_span()));
         Self { service, target, patience: Patience::new(deadlines), state, pause: FIRST_PAUSE }
     }
 
@@ -107,9 +112,9 @@ impl DraftLink {
         committed: &[TokenId],
         gamma: usize,
         open: impl FnOnce() -> Call,
-        span: &Span,
+        span: &mut Span,
     ) -> Proposed {
-        self.settle(open).await;
+        self.settle(open, span).await;
         if self.patience.rests() {
             return Proposed::default();
         }
@@ -129,6 +134,7 @@ impl DraftLink {
             gamma: gamma as u32,
             trace: trace_context(span),
         };
+        let asked_bytes = propose.encoded_len();
         let message = Some(draft_session_request::Message::Propose(propose));
         let answer = match stream.duplex.send(DraftSessionRequest { message }) {
             Ok(()) => timeout_at((sent + deadline).into(), stream.answer(asked)).await,
@@ -136,7 +142,8 @@ impl DraftLink {
         };
         match answer {
             Ok(Ok(Some(proposal))) => {
-                let leg = leg(sent, proposal.cost.as_ref().unwrap_or(&v1::Cost::default()));
+                let wire_bytes = asked_bytes + proposal.encoded_len();
+                let leg = leg(sent, proposal.cost.as_ref().unwrap_or(&v1::Cost::default()), wire_bytes);
                 self.patience.kept();
                 self.state = State::Ready(stream);
                 Proposed { tokens: self.checked(asked, proposal), leg: Some(leg) }
@@ -147,11 +154,12 @@ impl DraftLink {
             }
             Ok(Err(status)) => {
                 stream.placed.failed();
-                self.lost(&status);
+                self.lost(&status, span);
                 Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
             }
             Err(_) => {
                 tracing::debug!(cycle, deadline_ms = deadline.as_millis() as u64, "the draft missed its deadline");
+                span.event(event::DRAFT_LATE, [(spec::DEADLINE_NS, (deadline.as_nanos() as i64).into())]);
                 self.patience.missed();
                 self.state = State::Late(stream, asked);
                 Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
@@ -161,11 +169,15 @@ impl DraftLink {
 
     /// Takes what has happened since the last cycle, without waiting: an opened stream, a late answer, a pause that is
     /// over.
-    async fn settle(&mut self, open: impl FnOnce() -> Call) {
+    async fn settle(&mut self, open: impl FnOnce() -> Call, span: &mut Span) {
         let state = std::mem::replace(&mut self.state, State::Down { retry_at: Instant::now() });
         self.state = match state {
             State::Opening(task) if task.is_finished() => {
                 let outcome = task.await.unwrap_or_else(|_| Err(Status::internal("opening panicked")));
+                match &outcome {
+                    Ok(_) => span.event(event::DRAFT_BACK, []),
+                    Err(status) => span.event(event::DRAFT_LOST, [error_type(status)]),
+                }
                 self.outcome(outcome)
             }
             State::Late(mut stream, asked) => match stream.late(asked).await {
@@ -173,12 +185,12 @@ impl DraftLink {
                 Ok(false) => State::Late(stream, asked),
                 Err(status) => {
                     stream.placed.failed();
-                    self.lost(&status);
+                    self.lost(&status, span);
                     return;
                 }
             },
             State::Down { retry_at } if retry_at <= Instant::now() => {
-                State::Opening(tokio::spawn(open_stream(self.service.clone(), open())))
+                State::Opening(tokio::spawn(open_stream(self.service.clone(), open()).in_current_span()))
             }
             unchanged => unchanged,
         };
@@ -194,7 +206,8 @@ impl DraftLink {
         }
     }
 
-    fn lost(&mut self, status: &Status) {
+    fn lost(&mut self, status: &Status, span: &mut Span) {
+        span.event(event::DRAFT_LOST, [error_type(status)]);
         self.state = self.down(status);
     }
 
@@ -268,6 +281,11 @@ impl Stream {
             _ => Ok(None),
         }
     }
+}
+
+/// Why the stream is lost, as an attribute.
+fn error_type(status: &Status) -> (&'static str, opentelemetry::Value) {
+    (convention::ERROR_TYPE, format!("{:?}", status.code()).into())
 }
 
 async fn open_stream(service: Service, call: Call) -> Result<Stream, Status> {

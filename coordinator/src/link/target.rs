@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use proto::v1::{
     self, TargetSessionRequest, TargetSessionResponse, TokenLogprobs, Verdict, Verify,
     target_service_client::TargetServiceClient, target_session_request, target_session_response,
@@ -127,6 +128,7 @@ impl TargetLink {
         let sent = Instant::now();
         let trace = trace_context(span);
         let verify = Verify { cycle, base_len: base_len as u32, proposed: proposed.to_vec(), trace };
+        let asked_bytes = verify.encoded_len();
         let message = Some(target_session_request::Message::Verify(verify));
         self.duplex.send(TargetSessionRequest { message }).map_err(lost)?;
         let Ok(verdict) = time::timeout(deadline, self.answer(cycle)).await else {
@@ -136,7 +138,8 @@ impl TargetLink {
             Ok(verdict) => verdict,
             Err(detail) => return Err(Error::Refused { committed: base_len, detail }),
         };
-        let leg = leg(sent, verdict.cost.as_ref().unwrap_or(&v1::Cost::default()));
+        let wire_bytes = asked_bytes + verdict.encoded_len();
+        let leg = leg(sent, verdict.cost.as_ref().unwrap_or(&v1::Cost::default()), wire_bytes);
         self.check(base_len, proposed, verdict, leg).map_err(|what| Error::Protocol { committed: base_len, what })
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Job {
     ended: AtomicUsize,
     /// What the first choice that failed failed with.
     failed: OnceLock<StatusCode>,
+    /// The trace of the first choice that ended.
+    trace_id: OnceLock<String>,
     /// Given back when all of its choices have ended.
     _slots: OwnedSemaphorePermit,
 }
@@ -116,10 +118,11 @@ impl Job {
         asked.request.parent = parent;
         asked.request.deadline = Some(arrival.deadline().into());
         asked.request.record_content = app.config.record_content;
+        asked.request.trace_cycles = app.config.trace_cycles;
         let slots = app.slots.clone().try_acquire_many_owned(asked.choices as u32);
         let slots = slots.map_err(|_| Refusal::Busy { most: app.config.max_concurrent })?;
-        let (ended, failed) = (AtomicUsize::new(0), OnceLock::new());
-        Ok(Arc::new(Self { app, head, asked, arrival, ended, failed, _slots: slots }))
+        let (ended, failed, trace_id) = (AtomicUsize::new(0), OnceLock::new(), OnceLock::new());
+        Ok(Arc::new(Self { app, head, asked, arrival, ended, failed, trace_id, _slots: slots }))
     }
 
     /// Generates a choice.
@@ -134,6 +137,9 @@ impl Job {
         match &outcome {
             Ok(run) => {
                 self.app.metrics.ran(self.head.endpoint, &self.head.model, run);
+                if let Some(trace_id) = &run.trace_id {
+                    self.trace_id.get_or_init(|| trace_id.clone());
+                }
                 if run.stop_reason != StopReason::Cancelled {
                     self.ended.fetch_add(1, Relaxed);
                 }
@@ -156,7 +162,12 @@ impl Job {
         let mut closing = self.app.closing.clone();
         tokio::select! {
             outcome = time::timeout_at(self.arrival.deadline(), generating) => match outcome {
-                Ok(outcome) => outcome.map_err(|error| Refusal::failed(error, self.asked.names)),
+                Ok(outcome) => outcome.map_err(|error| {
+                    if error.is_replicas_own() {
+                        self.app.metrics.lost();
+                    }
+                    Refusal::failed(error, self.asked.names)
+                }),
                 Err(_) => Err(Refusal::Timeout { limit: self.arrival.limit }),
             },
             () = closing.wait() => Err(Refusal::Stopping),
@@ -172,7 +183,8 @@ impl Drop for Job {
             None if *self.ended.get_mut() < self.asked.choices => Some("cancelled".to_owned()),
             None => None,
         };
-        self.app.metrics.ended(self.head.endpoint, &self.head.model, self.arrival.at.elapsed(), error);
+        let (took, trace_id) = (self.arrival.at.elapsed(), self.trace_id.get().map(String::as_str));
+        self.app.metrics.ended(self.head.endpoint, &self.head.model, took, error, trace_id);
     }
 }
 

@@ -3,19 +3,30 @@
 //! Names are OpenTelemetry's (GenAI, spelt as its Prometheus exporter spells them), and vLLM's for speculation. Nothing of a
 //! prompt or an output is in them.
 
+mod distance;
+
 use std::{
-    sync::atomic::{AtomicI64, AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64},
+    },
     time::Duration,
 };
 
+use axum::response::IntoResponse;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::{Registry, Unit},
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge},
+};
+use telemetry::{
+    Tracer,
+    metrics::{self, Exemplar, Histograms, observe},
+    names::metric,
 };
 
+use self::distance::Distance;
 use super::parse::Endpoint;
-use crate::Run;
+use crate::{Cycle, Leg, Run};
 
 /// The boundaries that the GenAI conventions advise, in seconds.
 const TIME_TO_FIRST_TOKEN_S: [f64; 16] =
@@ -26,6 +37,10 @@ const REQUEST_DURATION_S: [f64; 14] =
 
 /// Below the first of the conventions' boundaries a small model's tokens would all be one.
 const FAST_TIME_PER_OUTPUT_TOKEN_S: [f64; 3] = [0.001, 0.0025, 0.005];
+
+/// From a small pair's cycle to one whose target was lost.
+const CYCLE_S: [f64; 15] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Which requests.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -53,35 +68,72 @@ struct Response {
     status: u16,
 }
 
-type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct Proposed {
+    gamma: u32,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct Part {
+    part: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct Failover {
+    outcome: &'static str,
+}
+
+type Count = Counter<u64, AtomicU64>;
 
 /// All that is counted.
 #[derive(Debug)]
 pub(super) struct Metrics {
-    registry: Registry,
+    all: Arc<metrics::Metrics>,
     time_to_first_token: Histograms<Kind>,
     time_per_output_token: Histograms<Kind>,
     request_duration: Histograms<Outcome>,
-    prompt_tokens: Counter<u64, AtomicU64>,
-    cached_tokens: Counter<u64, AtomicU64>,
-    generated_tokens: Counter<u64, AtomicU64>,
-    drafts: Counter<u64, AtomicU64>,
-    draft_tokens: Counter<u64, AtomicU64>,
-    accepted_tokens: Counter<u64, AtomicU64>,
-    accepted_per_position: Family<Position, Counter<u64, AtomicU64>>,
+    prompt_tokens: Count,
+    cached_tokens: Count,
+    generated_tokens: Count,
+    drafts: Count,
+    draft_tokens: Count,
+    accepted_tokens: Count,
+    accepted_per_position: Family<Position, Count>,
+    cycles: Family<Proposed, Count>,
+    cycle_duration: HistogramWithExemplars<Exemplar>,
+    cycle_time: Family<Part, Counter<f64, AtomicU64>>,
+    draft_absent: Count,
+    failovers: Family<Failover, Count>,
     running: Gauge<i64, AtomicI64>,
-    responses: Family<Response, Counter<u64, AtomicU64>>,
+    responses: Family<Response, Count>,
+    distance: Arc<Mutex<Distance>>,
+}
+
+/// A histogram with these boundaries, in seconds.
+macro_rules! seconds {
+    ($boundaries:expr) => {
+        Histograms::new_with_constructor(|| HistogramWithExemplars::new($boundaries.into_iter()))
+    };
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
-        let mut all = Self {
-            registry: Registry::default(),
-            time_to_first_token: Family::new_with_constructor(|| Histogram::new(TIME_TO_FIRST_TOKEN_S)),
-            time_per_output_token: Family::new_with_constructor(|| {
-                Histogram::new(FAST_TIME_PER_OUTPUT_TOKEN_S.into_iter().chain(TIME_PER_OUTPUT_TOKEN_S))
-            }),
-            request_duration: Family::new_with_constructor(|| Histogram::new(REQUEST_DURATION_S)),
+    /// Of a coordinator that makes its spans with `tracer`, once it is there.
+    pub(super) fn new(tracer: impl Fn() -> Option<Tracer> + Send + Sync + 'static) -> Self {
+        let mut all = metrics::Metrics::default();
+        let distance = Arc::<Mutex<Distance>>::default();
+        let told = distance.clone();
+        all.register_reading(&[&metric::BREAK_EVEN_RTT], move |reading| {
+            let rtt_s = told.lock().unwrap_or_else(PoisonError::into_inner).break_even_rtt_s();
+            rtt_s.map_or(Ok(()), |rtt_s| reading.tell(&metric::BREAK_EVEN_RTT, &[(&[], rtt_s)]))
+        });
+        all.register_spans(tracer);
+        let mut told = Self {
+            all: Arc::default(),
+            time_to_first_token: seconds!(TIME_TO_FIRST_TOKEN_S),
+            time_per_output_token: seconds!(
+                FAST_TIME_PER_OUTPUT_TOKEN_S.into_iter().chain(TIME_PER_OUTPUT_TOKEN_S).collect::<Vec<_>>()
+            ),
+            request_duration: seconds!(REQUEST_DURATION_S),
             prompt_tokens: Counter::default(),
             cached_tokens: Counter::default(),
             generated_tokens: Counter::default(),
@@ -89,53 +141,48 @@ impl Metrics {
             draft_tokens: Counter::default(),
             accepted_tokens: Counter::default(),
             accepted_per_position: Family::default(),
+            cycles: Family::default(),
+            cycle_duration: HistogramWithExemplars::new(CYCLE_S.into_iter()),
+            cycle_time: Family::default(),
+            draft_absent: Counter::default(),
+            failovers: Family::default(),
             running: Gauge::default(),
             responses: Family::default(),
+            distance,
         };
-        all.register();
-        all
+        told.register(&mut all);
+        told.all = Arc::new(all);
+        told
     }
 
-    fn register(&mut self) {
-        let registry = &mut self.registry;
-        let seconds = |name, help, registry: &mut Registry, family| {
-            registry.register_with_unit(name, help, Unit::Seconds, family);
-        };
-        let help = "From the request to the first token of a choice";
-        seconds("gen_ai_server_time_to_first_token", help, registry, self.time_to_first_token.clone());
-        let help = "Between two tokens of a choice, the first one left out";
-        seconds("gen_ai_server_time_per_output_token", help, registry, self.time_per_output_token.clone());
-        let help = "From a request to the end of its answer";
-        registry.register_with_unit(
-            "gen_ai_server_request_duration",
-            help,
-            Unit::Seconds,
-            self.request_duration.clone(),
-        );
-        for (name, help, counter) in [
-            ("outrider_prompt_tokens", "Tokens of prompts, once for each choice", &self.prompt_tokens),
-            ("outrider_cached_tokens", "Of these, those that the target had in its cache", &self.cached_tokens),
-            ("outrider_generated_tokens", "Tokens of answers", &self.generated_tokens),
-            ("outrider_spec_decode_num_drafts", "Cycles that proposed something", &self.drafts),
-            ("outrider_spec_decode_num_draft_tokens", "Tokens that were proposed", &self.draft_tokens),
-            ("outrider_spec_decode_num_accepted_tokens", "Proposed tokens that were accepted", &self.accepted_tokens),
-        ] {
-            registry.register(name, help, counter.clone());
-        }
-        registry.register(
-            "outrider_spec_decode_num_accepted_tokens_per_pos",
-            "Cycles whose proposal at this position, from 0, was accepted",
-            self.accepted_per_position.clone(),
-        );
-        registry.register("outrider_choices_running", "Choices that are generated now", self.running.clone());
-        registry.register("outrider_http_responses", "Answers over HTTP, by their status", self.responses.clone());
+    fn register(&self, all: &mut metrics::Metrics) {
+        all.register(&metric::TIME_TO_FIRST_TOKEN, self.time_to_first_token.clone());
+        all.register(&metric::TIME_PER_OUTPUT_TOKEN, self.time_per_output_token.clone());
+        all.register(&metric::REQUEST_DURATION, self.request_duration.clone());
+        all.register(&metric::PROMPT_TOKENS, self.prompt_tokens.clone());
+        all.register(&metric::CACHED_TOKENS, self.cached_tokens.clone());
+        all.register(&metric::GENERATED_TOKENS, self.generated_tokens.clone());
+        all.register(&metric::NUM_DRAFTS, self.drafts.clone());
+        all.register(&metric::NUM_DRAFT_TOKENS, self.draft_tokens.clone());
+        all.register(&metric::NUM_ACCEPTED_TOKENS, self.accepted_tokens.clone());
+        all.register(&metric::NUM_ACCEPTED_TOKENS_PER_POS, self.accepted_per_position.clone());
+        all.register(&metric::CYCLES, self.cycles.clone());
+        all.register(&metric::CYCLE_DURATION, self.cycle_duration.clone());
+        all.register(&metric::CYCLE_TIME, self.cycle_time.clone());
+        all.register(&metric::DRAFT_ABSENT_CYCLES, self.draft_absent.clone());
+        all.register(&metric::FAILOVERS, self.failovers.clone());
+        all.register(&metric::CHOICES_RUNNING, self.running.clone());
+        all.register(&metric::HTTP_RESPONSES, self.responses.clone());
     }
 
-    /// The text of them all.
-    pub(super) fn text(&self) -> String {
-        let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a string takes all that is written");
-        text
+    /// All of them, to be told.
+    pub(super) fn all(&self) -> Arc<metrics::Metrics> {
+        self.all.clone()
+    }
+
+    /// The answer to a request for them.
+    pub(super) fn answer(&self) -> impl IntoResponse + use<> {
+        self.all.answer()
     }
 
     /// A choice has begun; what is given back ends it when it is dropped.
@@ -147,13 +194,14 @@ impl Metrics {
     /// A choice has ended with a run.
     pub(super) fn ran(&self, endpoint: Endpoint, model: &str, run: &Run) {
         let kind = Kind { gen_ai_operation_name: endpoint.operation(), gen_ai_request_model: model.to_owned() };
+        let trace_id = run.trace_id.as_deref();
         if let Some(time) = run.time_to_first_token {
-            self.time_to_first_token.get_or_create(&kind).observe(time.as_secs_f64());
+            observe(&self.time_to_first_token.get_or_create(&kind), time.as_secs_f64(), trace_id);
         }
         let decoding: Duration = run.cycles.iter().map(|cycle| cycle.wall).sum();
         if run.token_ids.len() > 1 {
             let per_token = decoding.as_secs_f64() / (run.token_ids.len() - 1) as f64;
-            self.time_per_output_token.get_or_create(&kind).observe(per_token);
+            observe(&self.time_per_output_token.get_or_create(&kind), per_token, trace_id);
         }
         self.prompt_tokens.inc_by(run.prompt_tokens as u64);
         self.cached_tokens.inc_by(run.cached_tokens as u64);
@@ -166,13 +214,53 @@ impl Metrics {
             let position = Position { position: position as u32 };
             self.accepted_per_position.get_or_create(&position).inc_by(reached as u64);
         }
+        for cycle in &run.cycles {
+            self.cycled(cycle, trace_id);
+        }
+        if run.failovers > 0 {
+            self.failovers.get_or_create(&Failover { outcome: "continued" }).inc_by(run.failovers);
+        }
+        self.distance.lock().unwrap_or_else(PoisonError::into_inner).learn(run);
+    }
+
+    fn cycled(&self, cycle: &Cycle, trace_id: Option<&str>) {
+        self.cycles.get_or_create(&Proposed { gamma: cycle.gamma as u32 }).inc();
+        observe(&self.cycle_duration, cycle.wall.as_secs_f64(), trace_id);
+        if cycle.gamma == 0 && cycle.wanted > 0 {
+            self.draft_absent.inc();
+        }
+        let draft = cycle.draft.unwrap_or_default();
+        let Leg { compute, queue, network, .. } = cycle.target;
+        for (part, time) in [
+            ("draft_compute", draft.compute),
+            ("draft_queue", draft.queue),
+            ("draft_network", draft.network),
+            ("target_compute", compute),
+            ("target_queue", queue),
+            ("target_network", network),
+            ("coordinator", cycle.coordinator()),
+        ] {
+            self.cycle_time.get_or_create(&Part { part }).inc_by(time.as_secs_f64());
+        }
+    }
+
+    /// A choice has failed because its target was lost.
+    pub(super) fn lost(&self) {
+        self.failovers.get_or_create(&Failover { outcome: "failed" }).inc();
     }
 
     /// A request has ended.
-    pub(super) fn ended(&self, endpoint: Endpoint, model: &str, took: Duration, error_type: Option<String>) {
+    pub(super) fn ended(
+        &self,
+        endpoint: Endpoint,
+        model: &str,
+        took: Duration,
+        error_type: Option<String>,
+        trace_id: Option<&str>,
+    ) {
         let (gen_ai_operation_name, gen_ai_request_model) = (endpoint.operation(), model.to_owned());
         let outcome = Outcome { gen_ai_operation_name, gen_ai_request_model, error_type };
-        self.request_duration.get_or_create(&outcome).observe(took.as_secs_f64());
+        observe(&self.request_duration.get_or_create(&outcome), took.as_secs_f64(), trace_id);
     }
 
     /// An answer has begun with a status; `route` is one that is served.

@@ -87,7 +87,7 @@ async fn healthz() -> Response {
 
 /// What has been counted, in the OpenMetrics text format.
 async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], app.metrics.text())
+    app.metrics.answer()
 }
 
 /// What is served, for machines (OpenAPI 3.1).

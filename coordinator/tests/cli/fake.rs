@@ -20,7 +20,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a ru
 
 static EMBEDDED: LazyLock<Embedded> = LazyLock::new(|| {
     // A thread of its own: a test may call this from within a runtime.
-    let start = || RUNTIME.block_on(Embedded::start(Models::default(), None)).expect("the embedded pair starts");
+    let start = || RUNTIME.block_on(Embedded::start(Models::default(), None, None)).expect("the embedded pair starts");
     thread::spawn(start).join().expect("the embedded pair starts")
 });
 

@@ -54,4 +54,4 @@ pub use session::{
 pub use source::{EmbeddedModel, InvalidSource, Source};
 pub use synthetic::{Dtype, Preset, SyntheticModel};
 pub use transformer::Transformer;
-pub use worker::{Answer, Cost, Pass, Worker};
+pub use worker::{Answer, Cost, Pass, Usage, Worker};

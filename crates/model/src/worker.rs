@@ -6,6 +6,7 @@
 mod admission;
 mod batch;
 mod prefixes;
+mod usage;
 
 use std::{
     fmt, io, mem,
@@ -24,8 +25,10 @@ use self::{
     admission::{Admission, Admitted, Budget},
     batch::{Batcher, Selector},
     prefixes::Prefixes,
+    usage::Counters,
 };
 use crate::{Decoder, Description, Error, KvCache, Limits, Open, OpenError, session::Plan};
+pub use usage::Usage;
 
 /// A handle on the model's thread. Cheap to clone; the thread ends with the last one.
 #[derive(Clone)]
@@ -36,6 +39,8 @@ pub struct Worker {
     limits: Limits,
     synthetic_acceptance: Option<SyntheticAcceptance>,
     admission: Arc<Admission>,
+    counters: Arc<Counters>,
+    page_bytes: usize,
     /// Held while they are measured, so that nobody else measures meanwhile.
     roofs: Arc<Mutex<Option<Roofs>>>,
 }
@@ -153,6 +158,7 @@ impl Worker {
     ) -> io::Result<Self> {
         let (queue, requests) = mpsc::channel();
         let cache = decoder.new_cache();
+        let page_bytes = cache.page_bytes();
         let budget = Budget::of(limits.kv_bytes, &cache);
         if budget.own == 0 {
             let problem = format!("kv_bytes is {}, allowed: {} or more", limits.kv_bytes, cache.page_bytes());
@@ -163,10 +169,12 @@ impl Worker {
         let selector = Selector::new(description.tokenizer.size(), synthetic_acceptance);
         let admission = Arc::new(Admission::new(limits, budget));
         let prefixes = Prefixes::new(budget.shared);
-        let batcher = Batcher { decoder, selector, prefixes, admission: admission.clone() };
+        let counters = Arc::<Counters>::default();
+        let batcher = Batcher { decoder, selector, prefixes, admission: admission.clone(), counters: counters.clone() };
         thread::Builder::new().name(name.to_owned()).spawn(move || batcher.run(&requests))?;
         let description = Arc::new(description);
-        Ok(Self { queue, description, limits, synthetic_acceptance, admission, roofs: Arc::default() })
+        let roofs = Arc::default();
+        Ok(Self { queue, description, limits, synthetic_acceptance, admission, counters, page_bytes, roofs })
     }
 
     /// What the model is; its context is no longer than what there is memory for.
@@ -192,6 +200,17 @@ impl Worker {
     /// Sessions that wait to be opened.
     pub fn waiting_sessions(&self) -> usize {
         self.admission.waiting()
+    }
+
+    /// What its thread has done, and the memory that its sessions take.
+    pub fn usage(&self) -> Usage {
+        let (reserved, most) = self.admission.pages();
+        self.counters.usage(self.page_bytes, reserved, most)
+    }
+
+    /// The roofs as measured last, unless they are being measured now.
+    pub fn known_roofs(&self) -> Option<Roofs> {
+        *self.roofs.try_lock().ok()?
     }
 
     /// The roofs as measured last; with `measure`, measured now unless a session is open.

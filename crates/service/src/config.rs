@@ -7,7 +7,7 @@ use model::{InvalidSource, Limits, Source};
 use speculative::SyntheticAcceptance;
 use telemetry::{
     connections::Door,
-    server,
+    logs, server,
     tls::{Protocol, ServerFiles, ServerTls},
     watched::UnusableFiles,
 };
@@ -76,6 +76,14 @@ pub struct Config {
     #[arg(long, env = "OUTRIDER_KV_BYTES", value_name = "BYTES", default_value = "4294967296", allow_negative_numbers = true, value_parser = kv_bytes)]
     pub kv_bytes: u64,
 
+    /// Address to serve /metrics on, over HTTP; without it there is none. It says which port it got where that is 0
+    #[arg(long, env = "OUTRIDER_METRICS", value_name = "ADDR", value_parser = address)]
+    pub metrics: Option<SocketAddr>,
+
+    /// What a line of the log looks like: text, or json for one object a line
+    #[arg(long, env = "OUTRIDER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: logs::Format,
+
     /// How long open sessions may go on after SIGTERM, for example 10s or 2m
     #[arg(long, env = "OUTRIDER_GRACE", value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub grace: Duration,
@@ -108,18 +116,22 @@ impl Config {
     /// TLS files that cannot be used.
     pub fn server(&self) -> Result<server::Config, UnusableFiles> {
         let files = self.tls_cert.clone().zip(self.tls_key.clone());
-        let files = files.map(|(certificate, key)| {
-            let client_ca = self.tls_client_ca.clone();
-            ServerTls::new(ServerFiles { certificate, key, client_ca }, Protocol::Http2)
-        });
+        let tls = |protocol| {
+            let files = files.clone().map(|(certificate, key)| {
+                let client_ca = self.tls_client_ca.clone();
+                ServerTls::new(ServerFiles { certificate, key, client_ca }, protocol)
+            });
+            files.transpose()
+        };
         let door = Door {
-            tls: files.transpose()?,
+            tls: tls(Protocol::Http2)?,
             max_connections: self.max_connections as usize,
             max_connections_per_peer: self.max_connections_per_peer as usize,
         };
         // A coordinator has one connection for all its sessions, and some more calls to be refused or answered.
         let max_streams = self.max_sessions + self.queue_depth + server::SPARE_STREAMS;
-        Ok(server::Config { door, max_streams, grace: self.grace })
+        let metrics_tls = tls(Protocol::Http1)?;
+        Ok(server::Config { door, max_streams, grace: self.grace, metrics: self.metrics, metrics_tls })
     }
 }
 

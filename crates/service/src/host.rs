@@ -2,9 +2,10 @@
 
 use std::{
     fmt::Display,
-    future::Future,
+    future::{self, Future},
     hash::{BuildHasher, RandomState},
     io::{self, Write},
+    net::SocketAddr,
     process::ExitCode,
     sync::{Arc, OnceLock},
 };
@@ -12,13 +13,16 @@ use std::{
 use model::{Compute, Decoder, Limits, LoadError, Source, Transformer, Worker};
 use speculative::SyntheticAcceptance;
 use telemetry::{
-    Tracer,
-    connections::{Peer, Share, Shares},
+    ExportError, Tracer,
+    connections::{Door, Peer, Share, Shares},
+    metrics,
     server::{self, Closing},
 };
 use tokio::{net::TcpListener, sync::watch, task};
 use tonic::{Status, service::Routes, transport};
 use tonic_health::ServingStatus;
+
+use crate::{metrics::Metrics, session::SharedForwards};
 
 /// Why a service ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,17 @@ pub enum Error {
     /// The descriptors for reflection cannot be read.
     #[error("reflection cannot be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The address for metrics cannot be listened on.
+    #[error("cannot listen on {address} for metrics: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// Metrics cannot be exported as configured.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// The server failed.
     #[error("the server failed: {0}")]
     Transport(#[from] transport::Error),
@@ -46,14 +61,20 @@ pub struct Host {
     switch: watch::Sender<bool>,
     incarnation: Arc<str>,
     sessions: Shares,
+    service: &'static str,
+    metrics: Arc<Metrics>,
+    forwards: Arc<SharedForwards>,
 }
 
 impl Host {
-    /// A host whose model is still to come.
-    pub fn new(tracer: Tracer) -> Self {
+    /// A host of the service that is named so (see [`telemetry::names::service`]), whose model is still to come.
+    pub fn new(service: &'static str, tracer: Tracer) -> Self {
         let (switch, closing) = Closing::channel();
         let incarnation = format!("{:016x}", RandomState::new().hash_one(())).into();
-        Self { worker: Arc::default(), tracer, closing, switch, incarnation, sessions: Shares::default() }
+        let worker = Arc::<OnceLock<Worker>>::default();
+        let metrics = Arc::new(Metrics::new(worker.clone(), tracer.clone()));
+        let (sessions, forwards) = (Shares::default(), Arc::default());
+        Self { worker, tracer, closing, switch, incarnation, sessions, service, metrics, forwards }
     }
 
     /// The model's handle.
@@ -74,6 +95,14 @@ impl Host {
         &self.tracer
     }
 
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(crate) fn forwards(&self) -> &SharedForwards {
+        &self.forwards
+    }
+
     /// One more session of a peer.
     ///
     /// # Errors
@@ -84,9 +113,12 @@ impl Host {
         let most = worker.limits().max_sessions_per_peer;
         match self.sessions.take(peer.address.ip(), most) {
             Some(share) => Ok(Some(share)),
-            None => Err(Status::resource_exhausted(format!(
-                "max_sessions_per_peer reached, allowed: {most} sessions of one peer at once"
-            ))),
+            None => {
+                self.metrics.refused_for("peer");
+                Err(Status::resource_exhausted(format!(
+                    "max_sessions_per_peer reached, allowed: {most} sessions of one peer at once"
+                )))
+            }
         }
     }
 
@@ -128,6 +160,16 @@ pub async fn load(
     task::spawn_blocking(load).await.expect("loading does not panic")
 }
 
+/// The same, and has it measure its roofs while nothing else runs.
+///
+/// # Errors
+/// As [`load`].
+pub async fn measured(load: impl Future<Output = Result<Worker, Error>>) -> Result<Worker, Error> {
+    let worker = load.await?;
+    worker.roofs(true).await;
+    Ok(worker)
+}
+
 /// Serves `routes` on `listener`. `services` (full names) are `NOT_SERVING` until `load` has brought the
 /// model; after `stop` open sessions get the grace period to end.
 ///
@@ -141,6 +183,9 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
     config: server::Config,
 ) -> Result<(), Error> {
+    let metrics = host.metrics.all();
+    let told = tell(metrics.clone(), &config).await?;
+    let exporter = metrics::Exporter::start(host.service, metrics)?;
     let (routes, health) = server::with_health_and_reflection(routes, services, proto::DESCRIPTORS).await?;
     for service in services {
         health.set_service_status(service, ServingStatus::NotServing).await;
@@ -151,7 +196,7 @@ pub async fn serve(
         for service in services.iter().chain(&[""]) {
             health.set_service_status(service, ServingStatus::Serving).await;
         }
-        std::future::pending::<Result<(), Error>>().await
+        future::pending::<Result<(), Error>>().await
     };
     let stop = async {
         stop.await;
@@ -159,10 +204,38 @@ pub async fn serve(
             health.set_service_status(service, ServingStatus::NotServing).await;
         }
     };
-    tokio::select! {
+    let served = tokio::select! {
         // A model that is here already is set before the first request is read.
         biased;
         failed = loaded => failed,
-        served = server::serve(listener, routes, stop, config, host.switch.clone()) => Ok(served?),
+        served = server::serve(listener, routes, stop, config, host.switch.clone()) => served.map_err(Error::from),
+        () = told => Ok(()),
+    };
+    if let Some(exporter) = exporter {
+        exporter.stop().await;
     }
+    served
+}
+
+/// Answers `/metrics` where the configuration says so; never ends.
+async fn tell(
+    metrics: Arc<metrics::Metrics>,
+    config: &server::Config,
+) -> Result<impl Future<Output = ()> + use<>, Error> {
+    let door = Door { tls: config.metrics_tls.clone(), ..config.door.clone() };
+    let listener = match config.metrics {
+        None => None,
+        Some(address) => {
+            let listener = TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })?;
+            let address = listener.local_addr().unwrap_or(address);
+            tracing::info!(%address, "metrics are told at /metrics");
+            Some(listener)
+        }
+    };
+    Ok(async move {
+        if let Some(listener) = listener {
+            metrics::serve(listener, door, metrics, future::pending()).await;
+        }
+        future::pending::<()>().await;
+    })
 }

@@ -3,22 +3,27 @@
 //! Headers go out at once; the session then runs in a task of its own and dies with the stream.
 
 use std::{
+    collections::VecDeque,
     future::{self, Future},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use model::{Answer, Cost, Open, OpenError, Refusal, Worker};
+use model::{Answer, Cost, Open, OpenError, Pass, Refusal, Worker};
 use opentelemetry::Value;
 use proto::v1;
+use speculative::roofline::{Placement, Roofs};
 use telemetry::{
-    Span, TraceParent, Tracer,
+    Reference, Span, TraceParent,
     connections::Peer,
+    logs,
     names::{convention, roofline, span, spec},
     server,
 };
 use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
 
 use crate::{Host, wire};
 
@@ -27,6 +32,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers that may wait for a peer that reads slowly.
 const OUTBOX: usize = 4;
+
+/// Spans of shared forwards that are kept: more than one pass has sessions.
+const MOST_SHARED_FORWARDS: usize = 1024;
 
 /// What a stream of answers looks like to tonic.
 pub type Answers<T> = ReceiverStream<Result<T, Status>>;
@@ -72,10 +80,11 @@ pub fn start<R: Role>(
     let (outbox, answers) = mpsc::channel(OUTBOX);
     let deadline = server::timeout(request.metadata()).map(|timeout| Instant::now() + timeout);
     let session = run::<R>(host.clone(), request.into_inner(), deadline, outbox);
-    tokio::spawn(async move {
+    let session = async move {
         session.await;
         drop(share);
-    });
+    };
+    tokio::spawn(session.instrument(logs::of_trace_to_come()));
     Ok(Response::new(ReceiverStream::new(answers)))
 }
 
@@ -115,7 +124,7 @@ async fn exchange<R: Role>(
         return Err(Status::deadline_exceeded(format!("no open within {} s", OPEN_TIMEOUT.as_secs())));
     };
     let Some(first) = first? else { return Ok(()) };
-    let mut desk = Desk { tracer: host.tracer().clone(), method: R::METHOD, last_answered: 0 };
+    let mut desk = Desk { host: host.clone(), method: R::METHOD, last_answered: 0 };
     let (mut role, opened) = open::<R>(host, first, &desk).await?;
     send(outbox, opened).await?;
     while let Some(request) = next(requests, host.worker()?.limits().idle_timeout).await? {
@@ -143,12 +152,17 @@ async fn open<R: Role>(host: &Host, first: R::Request, desk: &Desk) -> Result<(R
         return Err(Status::invalid_argument("the first message of a session must be open"));
     };
     let (open, trace) = wire::open(open)?;
+    if let Some(trace_id) = trace.as_ref().and_then(TraceParent::trace_id) {
+        logs::now_of_trace(&trace_id);
+    }
     let mut exchange = desk.exchange(span::PREFILL, trace.as_ref());
     exchange.span.set(convention::USAGE_INPUT_TOKENS, open.tokens.len() as i64);
     let (role, answer) = R::open(worker, open).await.map_err(|error| {
+        host.metrics().refused(&error);
         exchange.span.fail(&error);
         wire::open_status(&error)
     })?;
+    host.metrics().opened();
     let opened = v1::Opened {
         first_token: answer.tokens.first().copied(),
         first_logprobs: answer.logprobs.into_iter().next().map(wire::logprobs),
@@ -166,7 +180,7 @@ async fn send<T>(outbox: &mpsc::Sender<Result<T, Status>>, answer: T) -> Result<
 /// What the answers of one session have in common.
 #[derive(Debug)]
 pub struct Desk {
-    tracer: Tracer,
+    host: Host,
     method: &'static str,
     last_answered: u64,
 }
@@ -185,16 +199,18 @@ impl Desk {
     }
 
     fn exchange(&self, name: &'static str, parent: Option<&TraceParent>) -> Exchange {
-        let mut span = self.tracer.child_of_remote(name, parent);
+        let mut span = self.host.tracer().child_of_remote(name, parent);
         span.set(convention::RPC_SYSTEM, "grpc");
         span.set(convention::RPC_METHOD, self.method);
-        Exchange { received: Instant::now(), cycle: 0, span }
+        Exchange { host: self.host.clone(), name, received: Instant::now(), cycle: 0, span }
     }
 }
 
 /// One message and its answer; the span ends with it.
 #[derive(Debug)]
 pub struct Exchange {
+    host: Host,
+    name: &'static str,
     received: Instant,
     cycle: u64,
     /// The service's span of this message.
@@ -207,6 +223,8 @@ impl Exchange {
         if self.span.is_recording() {
             self.record(cost);
         }
+        let trace_id = self.span.trace_id();
+        self.host.metrics().answered(self.name, self.received.elapsed(), cost.queue, trace_id.as_deref());
         wire::cost(cost, self.received)
     }
 
@@ -218,18 +236,55 @@ impl Exchange {
 
     fn record(&mut self, cost: &Cost) {
         let Some(first) = cost.passes.first() else { return };
-        self.span.record_child(span::QUEUE, (self.received, first.span.0), []);
+        self.span.record_child(span::QUEUE, (self.received, first.span.0), [], &[]);
+        let roofs = self.host.worker().ok().and_then(Worker::known_roofs);
         for pass in &cost.passes {
-            let attributes: [(&'static str, Value); 6] = [
-                (spec::FORWARD_ID, (pass.id as i64).into()),
-                (spec::ROWS, (pass.rows as i64).into()),
-                (spec::BATCH_ROWS, (pass.batch_rows as i64).into()),
-                (roofline::FLOPS, (pass.work.flops as i64).into()),
-                (roofline::BYTES, (pass.work.bytes as i64).into()),
-                (roofline::INTENSITY, pass.work.intensity().into()),
-            ];
-            self.span.record_child(span::FORWARD, pass.span, attributes);
+            let shared = pass.batch_rows > pass.rows;
+            let others = if shared { self.host.forwards().of(pass.id) } else { Vec::new() };
+            let forward = self.span.record_child(span::FORWARD, pass.span, attributes(pass, roofs), &others);
+            if let Some(forward) = forward.filter(|_| shared) {
+                self.host.forwards().add(pass.id, forward);
+            }
         }
+    }
+}
+
+/// What a forward's span tells.
+fn attributes(pass: &Pass, roofs: Option<Roofs>) -> impl Iterator<Item = (&'static str, Value)> {
+    let seconds = (pass.span.1 - pass.span.0).as_secs_f64();
+    let placement = roofs.map(|roofs| Placement::of(pass.work, seconds, &roofs));
+    let counted = [
+        (spec::FORWARD_ID, (pass.id as i64).into()),
+        (spec::ROWS, (pass.rows as i64).into()),
+        (spec::BATCH_ROWS, (pass.batch_rows as i64).into()),
+        (spec::SHARE, (pass.rows as f64 / pass.batch_rows as f64).into()),
+        (roofline::FLOPS, (pass.work.flops as i64).into()),
+        (roofline::BYTES, (pass.work.bytes as i64).into()),
+        (roofline::INTENSITY, pass.work.intensity().into()),
+    ];
+    let placed = placement.map(|placement| {
+        [(roofline::UTILISATION, placement.utilisation.into()), (roofline::BOUND, placement.bound.as_str().into())]
+    });
+    counted.into_iter().chain(placed.into_iter().flatten())
+}
+
+/// The last spans of forwards that several sessions shared, so that each is tied to those before it by links.
+#[derive(Debug, Default)]
+pub(crate) struct SharedForwards(Mutex<VecDeque<(u64, Reference)>>);
+
+impl SharedForwards {
+    /// The spans of forward `id` in other traces so far.
+    fn of(&self, id: u64) -> Vec<Reference> {
+        let forwards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        forwards.iter().filter(|(of, _)| *of == id).map(|(_, reference)| reference.clone()).collect()
+    }
+
+    fn add(&self, id: u64, forward: Reference) {
+        let mut forwards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if forwards.len() == MOST_SHARED_FORWARDS {
+            forwards.pop_front();
+        }
+        forwards.push_back((id, forward));
     }
 }
 

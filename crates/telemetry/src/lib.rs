@@ -5,20 +5,27 @@
 //! - [`Tracer`], [`Span`]: spans of one service, off unless an OTLP endpoint is set. They are OpenTelemetry's own rather
 //!   than `tracing` spans: in embedded mode three services share a process, each with its own `service.name`, and the
 //!   queue and forward spans get the times that the model's thread measured.
-//! - `export`: OTLP over gRPC that counts what it loses.
-//! - [`names`]: span names and attribute keys.
+//! - `otlp`: where OTLP goes; `export`: spans on their way there, and the count of what is lost.
+//! - [`TraceFile`]: spans in a file.
+//! - [`metrics`]: counters, gauges and histograms, to be scraped and over OTLP.
+//! - [`names`]: names of spans, attributes, events and metrics.
 //! - [`server`]: health, reflection, graceful stop.
-//! - [`connections`]: which connections a server accepts; [`tls`]: encrypted ones.
+//! - [`connections`]: which connections a server accepts; [`tls`]: encrypted ones; [`http`]: HTTP over them.
 //! - [`watched`]: files that are read again when they change.
 
 pub mod connections;
 mod export;
+pub mod http;
 pub mod logs;
+pub mod metrics;
 pub mod names;
+mod otlp;
 pub mod server;
 pub mod tls;
+mod trace_file;
 mod tracer;
 pub mod watched;
 
-pub use export::ExportError;
-pub use tracer::{Span, TraceParent, Tracer};
+pub use otlp::ExportError;
+pub use trace_file::TraceFile;
+pub use tracer::{Reference, Span, TraceParent, Tracer};

@@ -1,5 +1,7 @@
 //! Names of spans and attributes: OpenTelemetry's where a convention exists, `outrider.*` for what none names.
 
+pub mod metric;
+
 /// Values of `service.name`.
 pub mod service {
     /// The coordinator.
@@ -62,10 +64,28 @@ pub mod convention {
     pub const USAGE_INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
     /// Tokens emitted.
     pub const USAGE_OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+    /// Why something failed, as a code.
+    pub const ERROR_TYPE: &str = "error.type";
     /// `grpc`.
     pub const RPC_SYSTEM: &str = "rpc.system.name";
     /// Service and method of the stream that carried the message.
     pub const RPC_METHOD: &str = "rpc.method";
+}
+
+/// Names of events: what happened within a span.
+pub mod event {
+    /// The verdict's tokens are final.
+    pub const COMMIT: &str = "commit";
+    /// What was certain of the text has gone to the client, which has taken it.
+    pub const EMIT: &str = "emit";
+    /// The draft missed its deadline; the cycle goes on without a proposal.
+    pub const DRAFT_LATE: &str = "draft.late";
+    /// The draft's stream is lost; it is opened again later.
+    pub const DRAFT_LOST: &str = "draft.lost";
+    /// The draft's stream is open again.
+    pub const DRAFT_BACK: &str = "draft.back";
+    /// The target is lost; another replica is looked for.
+    pub const TARGET_LOST: &str = "target.lost";
 }
 
 /// Attributes of a cycle and of its parts.
@@ -76,6 +96,16 @@ pub mod spec {
     pub const GAMMA: &str = "outrider.spec.gamma";
     /// Tokens accepted.
     pub const ACCEPTED: &str = "outrider.spec.accepted";
+    /// Cycles of a request.
+    pub const CYCLES: &str = "outrider.spec.cycles";
+    /// Tokens proposed in all cycles of a request.
+    pub const PROPOSED_TOKENS: &str = "outrider.spec.proposed_tokens";
+    /// Tokens accepted in all cycles of a request.
+    pub const ACCEPTED_TOKENS: &str = "outrider.spec.accepted_tokens";
+    /// Tokens of a commit or of what was emitted.
+    pub const TOKENS: &str = "outrider.spec.tokens";
+    /// How long an answer was waited for, ns.
+    pub const DEADLINE_NS: &str = "outrider.spec.deadline_ns";
     /// Committed tokens after the cycle.
     pub const BASE_LEN: &str = "outrider.spec.base_len";
     /// Repetition penalty asked for.
@@ -94,12 +124,24 @@ pub mod spec {
     pub const DRAFT_QUEUE_NS: &str = "outrider.spec.draft_queue_ns";
     /// Draft: round trip less server time, ns.
     pub const DRAFT_NETWORK_NS: &str = "outrider.spec.draft_network_ns";
+    /// Draft: in forward passes, a part of compute, ns.
+    pub const DRAFT_FORWARD_NS: &str = "outrider.spec.draft_forward_ns";
+    /// Draft: choosing tokens, a part of compute, ns. What is left of compute is reading and writing messages.
+    pub const DRAFT_SELECT_NS: &str = "outrider.spec.draft_select_ns";
+    /// Draft: bytes of its messages, both ways.
+    pub const DRAFT_WIRE_BYTES: &str = "outrider.spec.draft_wire_bytes";
     /// Target: server time less queue, ns.
     pub const TARGET_COMPUTE_NS: &str = "outrider.spec.target_compute_ns";
     /// Target: waiting for the model, ns.
     pub const TARGET_QUEUE_NS: &str = "outrider.spec.target_queue_ns";
     /// Target: round trip less server time, ns.
     pub const TARGET_NETWORK_NS: &str = "outrider.spec.target_network_ns";
+    /// Target: in forward passes, a part of compute, ns.
+    pub const TARGET_FORWARD_NS: &str = "outrider.spec.target_forward_ns";
+    /// Target: choosing tokens, a part of compute, ns. What is left of compute is reading and writing messages.
+    pub const TARGET_SELECT_NS: &str = "outrider.spec.target_select_ns";
+    /// Target: bytes of its messages, both ways.
+    pub const TARGET_WIRE_BYTES: &str = "outrider.spec.target_wire_bytes";
     /// The coordinator's own time, ns.
     pub const COORDINATOR_NS: &str = "outrider.spec.coordinator_ns";
     /// The whole cycle, ns.
@@ -108,6 +150,8 @@ pub mod spec {
     pub const ROWS: &str = "outrider.spec.rows";
     /// Rows of the forward's whole batch.
     pub const BATCH_ROWS: &str = "outrider.spec.batch_rows";
+    /// The session's share of the forward, by rows.
+    pub const SHARE: &str = "outrider.spec.share";
     /// Number of the forward on its service; equal where sessions shared it.
     pub const FORWARD_ID: &str = "outrider.spec.forward_id";
 }
@@ -120,16 +164,28 @@ pub mod roofline {
     pub const DRAFT_BYTES: &str = "outrider.roofline.draft.bytes";
     /// Draft: FLOP per byte.
     pub const DRAFT_INTENSITY: &str = "outrider.roofline.draft.intensity";
+    /// Draft: achieved over what its roofs allow at this intensity, in its forward passes.
+    pub const DRAFT_UTILISATION: &str = "outrider.roofline.draft.utilisation";
+    /// Draft: what limits it.
+    pub const DRAFT_BOUND: &str = "outrider.roofline.draft.bound";
     /// Target: floating-point operations.
     pub const TARGET_FLOPS: &str = "outrider.roofline.target.flops";
     /// Target: bytes read and written.
     pub const TARGET_BYTES: &str = "outrider.roofline.target.bytes";
     /// Target: FLOP per byte.
     pub const TARGET_INTENSITY: &str = "outrider.roofline.target.intensity";
+    /// Target: achieved over what its roofs allow at this intensity, in its forward passes.
+    pub const TARGET_UTILISATION: &str = "outrider.roofline.target.utilisation";
+    /// Target: what limits it.
+    pub const TARGET_BOUND: &str = "outrider.roofline.target.bound";
     /// One forward: floating-point operations.
     pub const FLOPS: &str = "outrider.roofline.flops";
     /// One forward: bytes read and written.
     pub const BYTES: &str = "outrider.roofline.bytes";
     /// One forward: FLOP per byte.
     pub const INTENSITY: &str = "outrider.roofline.intensity";
+    /// One forward: achieved over what the roofs allow at this intensity.
+    pub const UTILISATION: &str = "outrider.roofline.utilisation";
+    /// One forward: `bandwidth_bound`, `compute_bound`, `ridge` or `dispatch_bound`.
+    pub const BOUND: &str = "outrider.roofline.bound";
 }

@@ -1,6 +1,6 @@
 //! A gRPC server's life: health, reflection, signals, and a stop that lets sessions end.
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use tokio::{net::TcpListener, signal, sync::watch, time};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
@@ -11,7 +11,10 @@ use tonic::{
 };
 use tonic_health::{pb::health_server, server::HealthReporter};
 
-use crate::connections::{self, Door};
+use crate::{
+    connections::{self, Door},
+    tls::ServerTls,
+};
 
 /// HTTP/2 pings to a silent peer this often; a peer that does not answer in the same time is gone.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -28,11 +31,21 @@ pub struct Config {
     pub max_streams: u32,
     /// How long open streams may go on after the stop.
     pub grace: Duration,
+    /// Where `/metrics` is served, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    /// For encrypted connections to it.
+    pub metrics_tls: Option<ServerTls>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { door: Door::default(), max_streams: 1024, grace: Duration::from_secs(10) }
+        Self {
+            door: Door::default(),
+            max_streams: 1024,
+            grace: Duration::from_secs(10),
+            metrics: None,
+            metrics_tls: None,
+        }
     }
 }
 
@@ -92,7 +105,7 @@ pub async fn serve(
     config: Config,
     closing: watch::Sender<bool>,
 ) -> Result<(), transport::Error> {
-    let Config { door, max_streams, grace } = config;
+    let Config { door, max_streams, grace, .. } = config;
     let (stopping, mut stopped) = watch::channel(false);
     let signal = async move {
         stop.await;

@@ -10,7 +10,7 @@ use std::{
 use opentelemetry::{
     Context, KeyValue, Value,
     propagation::TextMapPropagator,
-    trace::{Span as _, SpanKind, Status, TraceContextExt, Tracer as _, TracerProvider},
+    trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt, Tracer as _, TracerProvider},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -18,7 +18,11 @@ use opentelemetry_sdk::{
     trace::{SdkTracer, SdkTracerProvider},
 };
 
-use crate::export::{self, ExportError, Tally};
+use crate::{
+    export::{self, Tally},
+    otlp::{Destination, ExportError, Signal},
+    trace_file::TraceFile,
+};
 
 /// Makes the spans of one service. Cheap to clone; a tracer that is off makes spans that cost a branch.
 #[derive(Clone, Default)]
@@ -28,7 +32,7 @@ struct Exporting {
     service: &'static str,
     tracer: SdkTracer,
     provider: SdkTracerProvider,
-    tally: Arc<Tally>,
+    tallies: Vec<Arc<Tally>>,
     /// One reading of both clocks, so that the model thread's `Instant`s become times of day.
     epoch: (Instant, SystemTime),
 }
@@ -46,24 +50,50 @@ impl Tracer {
     /// # Errors
     /// An endpoint or a protocol that cannot be used.
     pub fn from_env(service: &'static str) -> Result<Self, ExportError> {
-        match export::endpoint() {
-            Some(endpoint) => Self::exporting(service, &endpoint),
-            None => Ok(Self::off()),
-        }
+        Self::recording(service, None)
     }
 
-    /// The tracer of `service`, exporting to the OTLP/gRPC receiver at `endpoint`.
+    /// The same, and its spans go into `file` too.
     ///
     /// # Errors
-    /// An endpoint or a protocol that cannot be used.
+    /// As [`Tracer::from_env`].
+    pub fn recording(service: &'static str, file: Option<&TraceFile>) -> Result<Self, ExportError> {
+        Self::new(service, Destination::from_env(Signal::Traces)?.as_ref(), file)
+    }
+
+    /// The tracer of `service`, exporting to the OTLP receiver at `endpoint`.
+    ///
+    /// # Errors
+    /// As [`Tracer::from_env`].
     pub fn exporting(service: &'static str, endpoint: &str) -> Result<Self, ExportError> {
-        let name = env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
-        let name = name.unwrap_or_else(|| service.to_owned());
-        let resource = Resource::builder().with_service_name(name).build();
-        let (provider, tally) = export::provider(endpoint, resource)?;
+        Self::new(service, Some(&Destination::new(Signal::Traces, endpoint, false)?), None)
+    }
+
+    fn new(
+        service: &'static str,
+        destination: Option<&Destination>,
+        file: Option<&TraceFile>,
+    ) -> Result<Self, ExportError> {
+        if destination.is_none() && file.is_none() {
+            return Ok(Self::off());
+        }
+        let (provider, tallies) = export::provider(destination, file, resource(service))?;
         let tracer = provider.tracer("outrider");
         let epoch = (Instant::now(), SystemTime::now());
-        Ok(Self(Some(Arc::new(Exporting { service, tracer, provider, tally, epoch }))))
+        Ok(Self(Some(Arc::new(Exporting { service, tracer, provider, tallies, epoch }))))
+    }
+
+    /// Whether spans go anywhere.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// How many spans have ended, how many of them were acknowledged, and how many exports have failed.
+    pub fn counts(&self) -> [u64; 3] {
+        let tallies = self.0.iter().flat_map(|exporting| &exporting.tallies);
+        tallies.fold([0; 3], |[ended, exported, failed], tally| {
+            [ended + tally.ended(), exported + tally.exported(), failed + tally.failures()]
+        })
     }
 
     /// Starts the span of a request that came with `parent`: its child, or the root of a new trace where there is no valid
@@ -98,14 +128,23 @@ impl Tracer {
     /// exporter's timeout has passed: call it outside async tasks.
     pub fn shutdown(&self) {
         let Some(exporting) = &self.0 else { return };
-        let result = exporting.provider.shutdown();
-        let (lost, ended, service) = (exporting.tally.lost(), exporting.tally.ended(), exporting.service);
-        match result {
-            _ if lost > 0 => tracing::warn!(service, lost, ended, "spans were lost, the trace is incomplete"),
-            Err(error) => tracing::warn!(service, %error, "telemetry did not shut down cleanly"),
-            Ok(()) => {}
+        let (result, service) = (exporting.provider.shutdown(), exporting.service);
+        let incomplete = exporting.tallies.iter().find(|tally| tally.lost() > 0);
+        match (incomplete, result) {
+            (Some(tally), _) => {
+                let (lost, ended) = (tally.lost(), tally.ended());
+                tracing::warn!(service, lost, ended, "spans were lost, the trace is incomplete");
+            }
+            (None, Err(error)) => tracing::warn!(service, %error, "telemetry did not shut down cleanly"),
+            (None, Ok(())) => {}
         }
     }
+}
+
+/// What says that telemetry is of `service`, unless a standard variable names it otherwise.
+pub(crate) fn resource(service: &'static str) -> Resource {
+    let name = env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
+    Resource::builder().with_service_name(name.unwrap_or_else(|| service.to_owned())).build()
 }
 
 impl Exporting {
@@ -151,22 +190,34 @@ impl Span {
         recording.tracer.start(name, SpanKind::Internal, &recording.context(), None)
     }
 
-    /// Records a child span that began and ended at times measured elsewhere.
-    pub fn record_child<const N: usize>(
+    /// Records a child span that began and ended at times measured elsewhere, tied to other spans by links; gives what
+    /// others tie themselves to.
+    pub fn record_child(
         &self,
         name: &'static str,
         (start, end): (Instant, Instant),
-        attributes: [(&'static str, Value); N],
-    ) {
-        let Some(recording) = self.0.as_ref().filter(|recording| recording.span.is_recording()) else {
-            return;
-        };
-        let mut child = recording.tracer.start(name, SpanKind::Internal, &recording.context(), Some(start));
-        if let Some(child) = &mut child.0 {
-            child.span.set_attributes(attributes.into_iter().map(|(key, value)| KeyValue::new(key, value)));
-            if let Some(exporting) = &recording.tracer.0 {
-                child.span.end_with_timestamp(exporting.time_of(end));
-            }
+        attributes: impl IntoIterator<Item = (&'static str, Value)>,
+        links: &[Reference],
+    ) -> Option<Reference> {
+        let recording = self.0.as_ref().filter(|recording| recording.span.is_recording())?;
+        let child = recording.tracer.start(name, SpanKind::Internal, &recording.context(), Some(start));
+        let mut child = child.0?.span;
+        child.set_attributes(attributes.into_iter().map(|(key, value)| KeyValue::new(key, value)));
+        for Reference(linked) in links {
+            child.add_link(linked.clone(), Vec::new());
+        }
+        let reference = Reference(child.span_context().clone());
+        if let Some(exporting) = &recording.tracer.0 {
+            child.end_with_timestamp(exporting.time_of(end));
+        }
+        Some(reference)
+    }
+
+    /// Notes that something happened now.
+    pub fn event(&mut self, name: &'static str, attributes: impl IntoIterator<Item = (&'static str, Value)>) {
+        if let Some(recording) = &mut self.0 {
+            let attributes = attributes.into_iter().map(|(key, value)| KeyValue::new(key, value));
+            recording.span.add_event(name, attributes.collect());
         }
     }
 
@@ -197,6 +248,10 @@ impl Span {
     }
 }
 
+/// A span that others are tied to by links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference(SpanContext);
+
 impl Recording {
     fn context(&self) -> Context {
         Context::new().with_remote_span_context(self.span.span_context().clone())
@@ -213,6 +268,13 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
+    /// The trace's id in hex, where it is a valid one.
+    pub fn trace_id(&self) -> Option<String> {
+        let context = self.extract();
+        let span = context.span().span_context().clone();
+        span.is_valid().then(|| span.trace_id().to_string())
+    }
+
     fn inject(cx: &Context) -> Self {
         let mut headers = HashMap::new();
         TraceContextPropagator::new().inject_context(cx, &mut headers);

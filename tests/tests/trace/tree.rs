@@ -2,7 +2,7 @@
 
 use outrider_tests::otlp::{Stored, Trace};
 use serde_json::Value;
-use telemetry::names::{convention, roofline, service, span, spec};
+use telemetry::names::{convention, event, roofline, service, span, spec};
 
 /// OTLP's numbers for the kinds of span.
 const INTERNAL: i32 = 1;
@@ -32,7 +32,13 @@ pub(crate) fn assert_whole(trace: &Trace, report: &Value) {
     }
     for stored in &trace.spans {
         let (span, failed) = (&stored.span, stored.span.status.as_ref().is_some_and(|status| status.code != 0));
-        assert!(!failed && span.links.is_empty() && span.events.is_empty(), "{stored}: {span:?}");
+        assert!(!failed && span.links.is_empty(), "{stored}: {span:?}");
+        let events: Vec<&str> = span.events.iter().map(|event| event.name.as_str()).collect();
+        match span.name.as_str() {
+            span::CYCLE => assert_eq!(events, [event::COMMIT, event::EMIT], "{stored}"),
+            span::GENERATE => assert!(events.iter().all(|name| *name == event::EMIT), "{stored}: {events:?}"),
+            _ => assert_eq!(events, [""; 0], "{stored}"),
+        }
         assert_eq!(span.dropped_attributes_count, 0, "{stored}");
     }
 }
@@ -64,8 +70,12 @@ fn assert_root(root: &Stored, report: &Value) {
         convention::USAGE_INPUT_TOKENS,
         convention::USAGE_OUTPUT_TOKENS,
         spec::GAMMA,
+        spec::CYCLES,
+        spec::PROPOSED_TOKENS,
+        spec::ACCEPTED_TOKENS,
     ];
     assert_keys(root, &keys);
+    assert_eq!(root.int(spec::CYCLES), report["cycles"]);
     assert_eq!(root.text("gen_ai.operation.name"), "text_completion");
     assert_eq!(root.text("gen_ai.provider.name"), "outrider");
     assert_eq!(root.text("gen_ai.request.model"), "embedded:target");
@@ -140,9 +150,11 @@ fn assert_forwards(trace: &Trace, parent: &Stored, count: usize) -> (Work, usize
     let mut work = Work::default();
     for forward in &forwards {
         assert_is(forward, span::FORWARD, &parent.service, INTERNAL);
-        let keys =
-            [spec::FORWARD_ID, spec::ROWS, spec::BATCH_ROWS, roofline::FLOPS, roofline::BYTES, roofline::INTENSITY];
-        assert_keys(forward, &keys);
+        let counted = [roofline::FLOPS, roofline::BYTES, roofline::INTENSITY];
+        let keys = [spec::FORWARD_ID, spec::ROWS, spec::BATCH_ROWS, spec::SHARE];
+        assert_keys(forward, &[&keys[..], &counted, &[roofline::UTILISATION, roofline::BOUND]].concat());
+        assert_eq!(forward.double(spec::SHARE), 1.0, "nobody else is here");
+        assert_placed(forward, [roofline::UTILISATION, roofline::BOUND]);
         assert!(forward.span.start_time_unix_nano >= free_from, "{forward} overlaps:\n{trace}");
         free_from = forward.span.end_time_unix_nano;
         let (flops, bytes) = (forward.int(roofline::FLOPS), forward.int(roofline::BYTES));
@@ -174,6 +186,9 @@ fn assert_cycle(trace: &Trace, cycle: &Stored) -> usize {
         let keys = [roofline::DRAFT_FLOPS, roofline::DRAFT_BYTES, roofline::DRAFT_INTENSITY];
         assert_work(cycle, &work, keys);
         assert_leg(cycle, propose, [spec::DRAFT_COMPUTE_NS, spec::DRAFT_QUEUE_NS, spec::DRAFT_NETWORK_NS]);
+        assert_parts(cycle, [spec::DRAFT_COMPUTE_NS, spec::DRAFT_FORWARD_NS, spec::DRAFT_SELECT_NS]);
+        assert_placed(cycle, [roofline::DRAFT_UTILISATION, roofline::DRAFT_BOUND]);
+        assert!(cycle.int(spec::DRAFT_WIRE_BYTES) > gamma, "{cycle}");
         seen += spans;
     }
     let verify = verifies[0];
@@ -185,6 +200,9 @@ fn assert_cycle(trace: &Trace, cycle: &Stored) -> usize {
     assert_eq!(work.rows, gamma + 1, "rows of a window");
     assert_work(cycle, &work, [roofline::TARGET_FLOPS, roofline::TARGET_BYTES, roofline::TARGET_INTENSITY]);
     assert_leg(cycle, verify, [spec::TARGET_COMPUTE_NS, spec::TARGET_QUEUE_NS, spec::TARGET_NETWORK_NS]);
+    assert_parts(cycle, [spec::TARGET_COMPUTE_NS, spec::TARGET_FORWARD_NS, spec::TARGET_SELECT_NS]);
+    assert_placed(cycle, [roofline::TARGET_UTILISATION, roofline::TARGET_BOUND]);
+    assert!(cycle.int(spec::TARGET_WIRE_BYTES) > gamma, "{cycle}");
     seen + spans
 }
 
@@ -193,13 +211,17 @@ fn assert_cycle_keys(cycle: &Stored, drafted: bool) {
     let mut keys: Vec<String> = common.iter().map(|name| format!("outrider.spec.{name}")).collect();
     for side in ["draft", "target"].iter().skip(usize::from(!drafted)) {
         keys.extend(["compute", "queue", "network"].map(|part| format!("outrider.spec.{side}_{part}_ns")));
-        keys.extend(["flops", "bytes", "intensity"].map(|name| format!("outrider.roofline.{side}.{name}")));
+        keys.extend(["forward_ns", "select_ns", "wire_bytes"].map(|part| format!("outrider.spec.{side}_{part}")));
+        let placed = ["flops", "bytes", "intensity", "utilisation", "bound"];
+        keys.extend(placed.map(|name| format!("outrider.roofline.{side}.{name}")));
     }
     assert_keys(cycle, &keys.iter().map(String::as_str).collect::<Vec<_>>());
     let parts: i64 = cycle
         .keys()
         .iter()
-        .filter(|key| key.ends_with("_ns") && !key.ends_with("wall_ns"))
+        .filter(|key| {
+            key.ends_with("_ns") && !["wall_ns", "forward_ns", "select_ns"].iter().any(|of| key.ends_with(of))
+        })
         .map(|key| cycle.int(key))
         .sum();
     assert_eq!(parts, cycle.int(spec::WALL_NS), "the parts add up to the wall of {cycle}");
@@ -207,9 +229,23 @@ fn assert_cycle_keys(cycle: &Stored, drafted: bool) {
     assert!(wall <= cycle.duration().as_nanos(), "the span of {cycle} is as long as the cycle at least");
 }
 
+/// A share of what the roofs allow, and what limits it. A roof is a median, so that one forward may be above it.
+fn assert_placed(stored: &Stored, [utilisation, bound]: [&str; 2]) {
+    let utilisation = stored.double(utilisation);
+    assert!(utilisation > 0.0 && utilisation < 3.0, "{stored}: {utilisation}");
+    let bounds = ["bandwidth_bound", "compute_bound", "ridge", "dispatch_bound"];
+    assert!(bounds.contains(&stored.text(bound)), "{stored}: {}", stored.text(bound));
+}
+
 fn assert_work(cycle: &Stored, work: &Work, [flops, bytes, intensity]: [&str; 3]) {
     assert_eq!((cycle.int(flops), cycle.int(bytes)), (work.flops, work.bytes), "the forwards' work is the cycle's");
     assert_close(cycle.double(intensity), work.flops as f64 / work.bytes as f64, "intensity of a cycle");
+}
+
+/// Forward passes and choosing tokens are parts of compute; what is left is reading and writing messages.
+fn assert_parts(cycle: &Stored, [compute, forward, select]: [&str; 3]) {
+    let [compute, forward, select] = [compute, forward, select].map(|key| cycle.int(key));
+    assert!(forward > 0 && select > 0 && forward + select < compute, "{cycle}: {forward} + {select} of {compute} ns");
 }
 
 /// The service's span is its server time, and a part of the round trip.

@@ -114,11 +114,14 @@ async fn an_export_that_cannot_work_is_an_error_that_says_so() {
     const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
     const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
     let cases: [(&[Variable], &[&str]); 7] = [
-        (&[(ENDPOINT, NOBODY), (PROTOCOL, "http/json")], &[PROTOCOL, "http/json", "allowed: grpc"]),
-        (&[(ENDPOINT, NOBODY), ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")], &["http/protobuf", "grpc"]),
+        (&[(ENDPOINT, NOBODY), (PROTOCOL, "http/json")], &[PROTOCOL, "http/json", "allowed: grpc or http/protobuf"]),
+        (
+            &[(ENDPOINT, NOBODY), ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http")],
+            &["OTLP_TRACES_PROTOCOL is http,", "grpc"],
+        ),
         (&[(ENDPOINT, "nonsense")], &["nonsense", "allowed: http://HOST:PORT"]),
         (&[(ENDPOINT, "localhost:4317")], &["localhost:4317", "allowed: http://HOST:PORT"]),
-        (&[(ENDPOINT, "https://127.0.0.1:4317")], &["https://127.0.0.1:4317", "allowed: http://HOST:PORT"]),
+        (&[(ENDPOINT, "ftp://127.0.0.1:4317")], &["ftp://127.0.0.1:4317", "allowed: http://HOST:PORT"]),
         (&[(ENDPOINT, "http://127.0.0.1:99999")], &["http://127.0.0.1:99999", "port", "allowed: http://HOST:PORT"]),
         (&[(ENDPOINT, "::::")], &["::::", "allowed: http://HOST:PORT"]),
     ];

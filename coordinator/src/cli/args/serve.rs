@@ -111,6 +111,7 @@ impl ServeArgs {
             // A service is there for speed, and not to find out what drafting costs.
             deadlines: Deadlines { draft_adapts: true, ..self.services.deadlines() },
             record_content: self.services.record_content,
+            trace_cycles: self.services.trace_cycles,
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::signal;
 use super::{
     super::{End, args::BenchArgs},
     coloured, interruptible,
-    pair::{Connected, Place},
+    pair::{Connected, Place, Setup},
     print_json, print_text,
 };
 use crate::{
@@ -29,10 +29,10 @@ const CODE: [&str; 3] = [
 ];
 
 pub(in crate::cli) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
-    telemetry::logs::init("warn");
+    telemetry::logs::init("warn", args.services.log_format);
     let place = place(&args);
     let sidecars = args.sidecar.as_deref().map(Sidecars::open).transpose()?;
-    let Some(connected) = interruptible(Connected::new(place)).await.transpose()? else {
+    let Some(connected) = interruptible(Connected::new(place, Setup::default())).await.transpose()? else {
         return Ok(End::Interrupted);
     };
     let (pair, here) = (connected.pair.clone(), connected.is_embedded());
@@ -97,6 +97,7 @@ fn plan(args: &BenchArgs, tokenizer: &Tokenizer) -> anyhow::Result<Plan> {
         prompts: prompts(args, tokenizer)?,
         sampling: args.sampling.sampling(),
         max_tokens: args.max_tokens as usize,
+        trace_cycles: args.services.trace_cycles,
         workload,
     })
 }

@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 
 use clap::{CommandFactory, error::ErrorKind};
-use telemetry::{Tracer, names};
+use telemetry::{TraceFile, Tracer, names};
 
 use super::super::{Cli, args::ServiceArgs};
 #[cfg(feature = "embedded")]
@@ -17,6 +17,15 @@ pub(super) struct Connected {
     pub(super) tracer: Tracer,
     #[cfg(feature = "embedded")]
     embedded: Option<Embedded>,
+}
+
+/// How a command gets its pair.
+#[derive(Default)]
+pub(super) struct Setup {
+    /// Where spans go too.
+    pub(super) trace_file: Option<TraceFile>,
+    /// Whether a pair in this process is to measure its roofs before anything else; where spans are made it does anyway.
+    pub(super) measure_roofs: bool,
 }
 
 /// Where the pair is, as the command line says.
@@ -59,14 +68,18 @@ impl<'a> Place<'a> {
 
 impl Connected {
     /// Connects to the pair at `place`, or starts it there. Without a draft there none is contacted.
-    pub(super) async fn new(place: Place<'_>) -> anyhow::Result<Self> {
-        let tracer = Tracer::from_env(names::service::COORDINATOR)?;
+    pub(super) async fn new(place: Place<'_>, setup: Setup) -> anyhow::Result<Self> {
+        let tracer = Tracer::recording(names::service::COORDINATOR, setup.trace_file.as_ref())?;
         match place {
             Place::Remote { draft, target, services } => Self::remote(draft, target, &services.access()?, tracer).await,
             #[cfg(feature = "embedded")]
             Place::Here { models, threads } => {
-                let embedded = Embedded::start(models, threads).await?;
-                let pair = Pair::connect(embedded.draft_url(), embedded.target_url(), &Access::default()).await?;
+                let Setup { trace_file, measure_roofs } = setup;
+                let embedded = Embedded::start(models, threads, trace_file).await?;
+                let mut pair = Pair::connect(embedded.draft_url(), embedded.target_url(), &Access::default()).await?;
+                if measure_roofs || tracer.is_on() {
+                    pair.measure_roofs().await;
+                }
                 Ok(Self { pair, tracer, embedded: Some(embedded) })
             }
         }

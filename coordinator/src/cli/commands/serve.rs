@@ -6,7 +6,7 @@ use anyhow::Context;
 use telemetry::server;
 use tokio::{net::TcpListener, signal};
 
-use super::pair::{Connected, Place};
+use super::pair::{Connected, Place, Setup};
 use crate::{
     cli::{End, args::ServeArgs},
     serve::Doors,
@@ -18,7 +18,7 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Serves until SIGTERM, which is no failure, or Ctrl-C.
 pub(in crate::cli) async fn serve(args: ServeArgs) -> anyhow::Result<End> {
-    telemetry::logs::init("info");
+    telemetry::logs::init("info", args.services.log_format);
     let place = Place::of(&args.services, !args.ar);
     let (keys, tls) = (args.keys()?, args.tls()?);
     let http = listen(args.http).await?;
@@ -30,9 +30,10 @@ pub(in crate::cli) async fn serve(args: ServeArgs) -> anyhow::Result<End> {
     tracing::info!(address = %http.local_addr()?, grpc = grpc_address.map(tracing::field::display), tls = tls.is_some(), "outrider listens");
     let doors = Doors { http, grpc, tls };
 
+    let setup = Setup { trace_file: None, measure_roofs: true };
     let (mut connected, mut end) = (None, End::Done);
     let load = async {
-        let Connected { pair, tracer, .. } = &*connected.insert(Connected::new(place).await?);
+        let Connected { pair, tracer, .. } = &*connected.insert(Connected::new(place, setup).await?);
         Ok::<_, anyhow::Error>((pair.clone(), tracer.clone()))
     };
     let stop = async {

@@ -19,6 +19,8 @@ const SHARED_PART: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: Limits,
+    /// Pages of all sessions.
+    most_pages: usize,
     places: Arc<Semaphore>,
     pages: Arc<Semaphore>,
     line: Semaphore,
@@ -61,6 +63,7 @@ impl Admission {
     pub(super) fn new(limits: Limits, budget: Budget) -> Self {
         Self {
             limits,
+            most_pages: budget.own,
             places: Arc::new(Semaphore::new(limits.max_sessions)),
             pages: Arc::new(Semaphore::new(budget.own)),
             line: Semaphore::new(limits.queue_depth),
@@ -71,6 +74,11 @@ impl Admission {
     /// Sessions that are open now.
     pub(crate) fn open_sessions(&self) -> usize {
         self.limits.max_sessions - self.places.available_permits()
+    }
+
+    /// Pages set aside for open sessions, and those that there are.
+    pub(crate) fn pages(&self) -> (usize, usize) {
+        (self.most_pages - self.pages.available_permits(), self.most_pages)
     }
 
     /// Sessions that wait to be opened.

@@ -12,7 +12,7 @@ use std::{
 use speculative::{Chooser, History, Logprobs, Sampling, SyntheticAcceptance, TokenId, Verdict, roofline::Roofs};
 use tokio::sync::oneshot;
 
-use super::{Answer, Goal, Pass, Reply, Request, Task, admission::Admission, prefixes::Prefixes};
+use super::{Answer, Goal, Pass, Reply, Request, Task, admission::Admission, prefixes::Prefixes, usage::Counters};
 use crate::{Decoder, Error, Forward, KvCache, Rows};
 
 /// Inputs up to this length are forwarded whole; a window and a draft's catching up are shorter.
@@ -48,6 +48,7 @@ pub(super) struct Batcher<D> {
     pub(super) selector: Selector,
     pub(super) prefixes: Prefixes,
     pub(super) admission: Arc<Admission>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl<D: Decoder> Batcher<D> {
@@ -133,6 +134,7 @@ impl<D: Decoder> Batcher<D> {
         request.answer.cost.cached = request.cache.len();
         request.prompt = mem::take(&mut request.input);
         request.input = request.prompt[request.cache.len()..].to_vec();
+        self.counters.prompt(request.cache.len(), request.input.len());
     }
 
     /// One ragged forward over all active requests; those that are done get their answers.
@@ -155,6 +157,7 @@ impl<D: Decoder> Batcher<D> {
                 return;
             }
         };
+        self.counters.forward(span.1 - span.0, batch_rows, forward.work);
         let took_part = active.iter_mut().filter(|request| request.rows > 0);
         for (sequence, request) in took_part.enumerate() {
             let rows = request.rows;
@@ -165,9 +168,12 @@ impl<D: Decoder> Batcher<D> {
                 continue;
             }
             self.prefixes.keep(&request.prompt, &request.cache);
+            self.counters.share(self.prefixes.held());
             let begun = Instant::now();
             self.selector.select(request, &forward, sequence);
-            request.answer.cost.select += begun.elapsed();
+            let took = begun.elapsed();
+            self.counters.select(took);
+            request.answer.cost.select += took;
         }
         for done in active.extract_if(.., |request| request.input.is_empty()) {
             done.finish();

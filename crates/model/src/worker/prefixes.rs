@@ -47,6 +47,11 @@ impl Prefixes {
         Self { pages: HashMap::new(), most, next_id: 0, now: 0 }
     }
 
+    /// Pages that are held.
+    pub(super) fn held(&self) -> usize {
+        self.pages.len()
+    }
+
     /// The pages that are there for the beginning of `tokens`, in order.
     pub(super) fn longest(&mut self, tokens: &[TokenId]) -> Vec<Arc<Buffer>> {
         self.now += 1;

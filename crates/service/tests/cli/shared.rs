@@ -39,7 +39,7 @@ fn weights(header: &str) -> Vec<u8> {
 
 #[test]
 fn a_bad_flag_or_value_ends_with_status_2_and_says_what_is_allowed() {
-    let cases: [(&[&str], &[&str]); 18] = [
+    let cases: [(&[&str], &[&str]); 20] = [
         (&["--max-gamma", "33"], &["--max-gamma", "33", "1 to 32"]),
         (&["--max-gamma", "0"], &["--max-gamma", "0", "1 to 32"]),
         (&["--max-gamma", "x"], &["--max-gamma", "x", "1 to 32"]),
@@ -53,6 +53,8 @@ fn a_bad_flag_or_value_ends_with_status_2_and_says_what_is_allowed() {
         (&["--idle-timeout", "0s"], &["--idle-timeout", "0s", "allowed: above 0", "10m"]),
         (&["--listen", "7101"], &["--listen", "7101", "allowed", "127.0.0.1:7101"]),
         (&["--listen", "127.0.0.1:99999"], &["--listen", "127.0.0.1:99999", "allowed"]),
+        (&["--metrics", "9101"], &["--metrics", "9101", "allowed", "127.0.0.1"]),
+        (&["--log-format", "xml"], &["--log-format", "xml", "allowed: text or json"]),
         (&["--model", "embedded:oracle"], &["--model", "embedded:oracle", "embedded:target, embedded:draft"]),
         (&["--model", "synthetic:oracle"], &["--model", "synthetic:oracle", "grown-gpt2", "llama-8b"]),
         (&["--model", ""], &["--model", "embedded:target, embedded:draft"]),
@@ -78,6 +80,8 @@ fn the_help_names_every_flag_its_variable_and_its_default() {
         ("--queue-depth", "OUTRIDER_QUEUE_DEPTH", "64"),
         ("--admission-timeout", "OUTRIDER_ADMISSION_TIMEOUT", "10s"),
         ("--kv-bytes", "OUTRIDER_KV_BYTES", "4294967296"),
+        ("--metrics", "OUTRIDER_METRICS", "/metrics"),
+        ("--log-format", "OUTRIDER_LOG_FORMAT", "text"),
         ("--max-sessions-per-peer", "OUTRIDER_MAX_SESSIONS_PER_PEER", "65536"),
         ("--idle-timeout", "OUTRIDER_IDLE_TIMEOUT", "10m"),
         ("--max-connections", "OUTRIDER_MAX_CONNECTIONS", "1024"),

@@ -9,13 +9,14 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use telemetry::connections::{Door, accept};
 use tokio::net::TcpListener;
+
+use crate::connections::{Door, accept};
 
 /// Serves `routes` over the connections that `door` lets in. One that brings no whole head of a request within
 /// `header_timeout`, the pause between two requests included, is closed. After `stop` nothing new is accepted; resolves
 /// when the answers under way have ended.
-pub(super) async fn serve(
+pub async fn serve(
     listener: TcpListener,
     door: Door,
     routes: Router,

@@ -1,0 +1,275 @@
+//! Where OTLP goes, as the standard variables say: <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>.
+
+use std::{env, fs, path::PathBuf, time::Duration};
+
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use ureq::{
+    Agent,
+    tls::{self, PemItem, RootCerts, TlsConfig},
+};
+
+/// How long a receiver may take, where no variable says.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest answer of a receiver that is read, in bytes.
+const MOST_ANSWER_BYTES: u64 = 1 << 20;
+
+/// Telemetry that cannot be exported as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A variable with a value that is not allowed.
+    #[error("{variable} is {value}, allowed: {allowed}")]
+    Variable {
+        /// The environment variable.
+        variable: String,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// The endpoint is no URL that can be connected to.
+    #[error("OTLP endpoint {endpoint} cannot be used: {problem}, allowed: http://HOST:PORT or https://HOST:PORT")]
+    Endpoint {
+        /// The endpoint as configured.
+        endpoint: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A certificate or key cannot be used.
+    #[error("{} cannot be used for OTLP: {problem}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// What is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    Traces,
+    Metrics,
+}
+
+/// How it is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Grpc,
+    HttpProtobuf,
+}
+
+/// Where one signal goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Destination {
+    /// For gRPC the receiver's address, for HTTP that of the signal.
+    pub(crate) endpoint: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) timeout: Duration,
+    files: Files,
+}
+
+/// Who the receiver must be and who we are to it, in PEM.
+#[derive(Clone, Debug, Default)]
+struct Files {
+    certificate: Option<Vec<u8>>,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Signal {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Traces => "TRACES",
+            Self::Metrics => "METRICS",
+        }
+    }
+
+    /// The signal's own variable where it is set, or the one for all signals, with its name.
+    pub(crate) fn variable(self, name: &str) -> Option<(String, String)> {
+        let own = format!("OTEL_EXPORTER_OTLP_{}_{name}", self.name());
+        let names = [own, format!("OTEL_EXPORTER_OTLP_{name}")];
+        names.into_iter().find_map(|name| set(&name).map(|value| (name, value)))
+    }
+
+    /// Whether a variable says that it is not exported.
+    fn is_off(self) -> bool {
+        let disabled = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        disabled || set(&format!("OTEL_{}_EXPORTER", self.name())).is_some_and(|value| value == "none")
+    }
+}
+
+/// A variable that is not empty.
+fn set(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Destination {
+    /// Where the standard variables say that `signal` goes; `None` where they name no endpoint or switch it off.
+    ///
+    /// # Errors
+    /// A variable with a value that cannot be used.
+    pub(crate) fn from_env(signal: Signal) -> Result<Option<Self>, ExportError> {
+        match signal.variable("ENDPOINT") {
+            Some((variable, endpoint)) if !signal.is_off() => {
+                Self::new(signal, &endpoint, variable.contains(signal.name())).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The same with an endpoint of one's own; over HTTP it is the signal's own address only where `exact`.
+    ///
+    /// # Errors
+    /// As [`Destination::from_env`].
+    pub(crate) fn new(signal: Signal, endpoint: &str, exact: bool) -> Result<Self, ExportError> {
+        let protocol = match signal.variable("PROTOCOL") {
+            None => Protocol::Grpc,
+            Some((_, value)) if value == "grpc" => Protocol::Grpc,
+            Some((_, value)) if value == "http/protobuf" => Protocol::HttpProtobuf,
+            Some((variable, value)) => {
+                return Err(ExportError::Variable { variable, value, allowed: "grpc or http/protobuf" });
+            }
+        };
+        let timeout = match signal.variable("TIMEOUT") {
+            None => TIMEOUT,
+            Some((variable, value)) => match value.parse() {
+                Ok(milliseconds) => Duration::from_millis(milliseconds),
+                Err(_) => return Err(ExportError::Variable { variable, value, allowed: "milliseconds" }),
+            },
+        };
+        check(endpoint).map_err(|problem| ExportError::Endpoint { endpoint: endpoint.to_owned(), problem })?;
+        let endpoint = match protocol {
+            Protocol::HttpProtobuf if !exact => {
+                format!("{}/v1/{}", endpoint.trim_end_matches('/'), signal.name().to_lowercase())
+            }
+            _ => endpoint.to_owned(),
+        };
+        Ok(Self { endpoint, protocol, timeout, files: Files::from_env(signal)? })
+    }
+
+    /// A connection that is made when it is first used. Must be called within a tokio runtime, which drives it.
+    ///
+    /// # Errors
+    /// An endpoint or files that cannot be used.
+    pub(crate) fn channel(&self) -> Result<Channel, ExportError> {
+        let unusable = |error: tonic::transport::Error| ExportError::Endpoint {
+            endpoint: self.endpoint.clone(),
+            problem: format!("{error:?}"),
+        };
+        let mut endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(unusable)?.timeout(self.timeout);
+        if self.endpoint.starts_with("https:") {
+            let mut tls = match &self.files.certificate {
+                Some(certificate) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificate)),
+                None => ClientTlsConfig::new().with_webpki_roots(),
+            };
+            if let Some((certificate, key)) = &self.files.identity {
+                tls = tls.identity(Identity::from_pem(certificate, key));
+            }
+            endpoint = endpoint.tls_config(tls).map_err(unusable)?;
+        }
+        Ok(endpoint.connect_lazy())
+    }
+
+    /// A client for HTTP, which blocks.
+    ///
+    /// # Errors
+    /// Files that cannot be used.
+    pub(crate) fn http(&self) -> Result<Http, ExportError> {
+        let unusable = |problem| ExportError::Endpoint { endpoint: self.endpoint.clone(), problem };
+        let mut tls = TlsConfig::builder();
+        if let Some(pem) = &self.files.certificate {
+            tls = tls.root_certs(RootCerts::new_with_certs(&certificates(pem).map_err(unusable)?));
+        }
+        if let Some((certificate, key)) = &self.files.identity {
+            let chain = certificates(certificate).map_err(unusable)?;
+            let key = tls::PrivateKey::from_pem(key).map_err(|error| unusable(error.to_string()))?;
+            tls = tls.client_cert(Some(tls::ClientCert::new_with_certs(&chain, key)));
+        }
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(self.timeout))
+            .tls_config(tls.build());
+        Ok(Http(config.build().into()))
+    }
+}
+
+impl Files {
+    fn from_env(signal: Signal) -> Result<Self, ExportError> {
+        let file = |name| match signal.variable(name) {
+            None => Ok(None),
+            Some((_, path)) => fs::read(&path).map(Some).map_err(|error| {
+                let (path, problem) = (path.into(), error.to_string());
+                ExportError::File { path, problem }
+            }),
+        };
+        let identity = file("CLIENT_CERTIFICATE")?.zip(file("CLIENT_KEY")?);
+        Ok(Self { certificate: file("CERTIFICATE")?, identity })
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<tls::Certificate<'static>>, String> {
+    let of_item = |item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+        Ok(_) => None,
+        Err(error) => Some(Err(ureq::Error::to_string(&error))),
+    };
+    tls::parse_pem(pem).filter_map(of_item).collect()
+}
+
+/// Says what is wrong with an endpoint: the exporter takes a bare word for a host with TLS, and a port out of range for
+/// none.
+fn check(endpoint: &str) -> Result<(), String> {
+    let url = Endpoint::from_shared(endpoint.to_owned()).map_err(|error| error.to_string())?;
+    let scheme = url.uri().scheme_str();
+    let authority = url.uri().authority().filter(|_| matches!(scheme, Some("http" | "https")));
+    match authority {
+        None => Err("it is not an http or https URL".to_owned()),
+        Some(authority) if authority.host().is_empty() => Err("it has no host".to_owned()),
+        Some(authority) if authority.as_str() != authority.host() && authority.port_u16().is_none() => {
+            Err("its port is not from 1 to 65535".to_owned())
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// The HTTP client of whoever exports on a thread that may block.
+#[derive(Clone, Debug)]
+pub(crate) struct Http(Agent);
+
+impl Http {
+    /// Sends a request and reads the whole answer.
+    ///
+    /// # Errors
+    /// No answer, or one that is too long.
+    pub(crate) fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ureq::Error> {
+        let response = self.0.run(request.map(|body| body.to_vec()))?;
+        let (parts, mut body) = response.into_parts();
+        let body = body.with_config().limit(MOST_ANSWER_BYTES).read_to_vec()?;
+        Ok(Response::from_parts(parts, body.into()))
+    }
+}
+
+#[tonic::async_trait]
+impl HttpClient for Http {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        self.send(request).map_err(HttpError::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_an_address_with_a_scheme() {
+        for right in
+            ["http://localhost:4317", "https://collector.example:443", "http://[::1]:4317/", "http://collector"]
+        {
+            assert_eq!(check(right), Ok(()), "{right}");
+        }
+        for wrong in ["localhost:4317", "localhost", "ftp://localhost:4317", "http://localhost:99999", "http://:4317"] {
+            assert!(check(wrong).is_err(), "{wrong}");
+        }
+    }
+}

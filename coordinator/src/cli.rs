@@ -10,7 +10,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use args::{BenchArgs, DescribeArgs, GenerateArgs, ServeArgs};
+use args::{BenchArgs, DescribeArgs, ExplainArgs, GenerateArgs, ServeArgs, TraceArgs};
 
 /// Exit status after Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -28,7 +28,8 @@ const EXAMPLES: &str = "Examples:
   outrider generate \"ROMEO:\" --ar               the target alone
   outrider bench --temperature 0 --gamma 4,2,8  how much faster, and why
   outrider generate \"ROMEO:\" --draft http://127.0.0.1:7101 --target http://127.0.0.1:7102
-  outrider serve                                an endpoint like OpenAI's at http://127.0.0.1:8080/v1";
+  outrider serve                                an endpoint like OpenAI's at http://127.0.0.1:8080/v1
+  outrider generate \"ROMEO:\" --trace-file run.jsonl && outrider explain run.jsonl && outrider trace run.jsonl";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -40,6 +41,10 @@ enum Command {
     Describe(DescribeArgs),
     /// Serve the pair over HTTP, with an API like OpenAI's
     Serve(ServeArgs),
+    /// Draw a traced request as one HTML page: its cycles, their rooflines, and why it is slow
+    Trace(TraceArgs),
+    /// Say what limits a traced request, what would change it and by how much
+    Explain(ExplainArgs),
 }
 
 /// Runs the command line of this process.
@@ -49,6 +54,8 @@ pub async fn run() -> ExitCode {
         Command::Bench(args) => commands::bench(args).await,
         Command::Describe(args) => commands::describe(args).await,
         Command::Serve(args) => commands::serve(args).await,
+        Command::Trace(args) => commands::trace(args).await,
+        Command::Explain(args) => commands::explain(args).await,
     };
     match outcome {
         Ok(End::Done) => ExitCode::SUCCESS,

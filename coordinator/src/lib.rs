@@ -8,6 +8,7 @@
 //! - [`report`]: what a run was, as JSON and on a terminal
 //! - [`bench`](mod@bench): AR and speculative runs in alternation, theory beside measurement
 //! - [`sidecar`]: a benchmark as roofline files
+//! - [`trace`]: one request seen and judged, from its spans
 //! - [`serve`]: the coordinator as a service, over HTTP
 //! - `embedded`: draft and target in this process
 //! - [`cli`]: the `outrider` command line
@@ -26,6 +27,7 @@ pub mod report;
 pub mod serve;
 pub mod sidecar;
 pub mod text;
+pub mod trace;
 
 pub use cycle::{Cycle, Leg, Request, Run, StopReason, TraceCycles, generate, generate_paced};
 pub use error::Error;

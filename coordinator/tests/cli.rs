@@ -178,6 +178,8 @@ fn the_help_of_each_command_names_each_of_its_flags() {
         ("generate", [&generate[..], &sampling, &pair, &models].concat()),
         ("bench", [&bench[..], &sampling, &pair, &models].concat()),
         ("describe", [&["--json"][..], &trust].concat()),
+        ("trace", vec!["--store", "--trace-id", "--output"]),
+        ("explain", vec!["--store", "--trace-id", "--json"]),
     ] {
         let help = outrider(&[name, "--help"]).succeeded().stdout;
         for flag in &flags {

@@ -84,7 +84,7 @@ impl Authority {
     /// # Errors
     /// Files that cannot be used.
     pub fn believer(&self, identity: Option<(PathBuf, PathBuf)>) -> Result<Access> {
-        let tls = Some(ClientTls::new(ClientFiles { ca: self.ca(), identity })?);
+        let tls = Some(ClientTls::new(ClientFiles { ca: Some(self.ca()), identity })?);
         Ok(Access { tls, ..Access::default() })
     }
 }

@@ -121,7 +121,7 @@ async fn files_that_change_are_read_again() -> Result<()> {
     // A client's authorities too.
     let believed = new.folder().join("believed.pem");
     fs::write(&believed, old.pem())?;
-    let tls = ClientTls::new(ClientFiles { ca: believed.clone(), identity: None })?;
+    let tls = ClientTls::new(ClientFiles { ca: Some(believed.clone()), identity: None })?;
     let access = Access { tls: Some(tls), ..Access::default() };
     assert!(within(LONG, Pair::connect(None, &https(&target), &access)).await.is_err());
     fs::write(&believed, [old.pem(), new.pem()].concat())?;

@@ -7,6 +7,8 @@ mod running;
 
 #[path = "trace/raw.rs"]
 mod raw;
+#[path = "trace/seen.rs"]
+mod seen;
 #[path = "trace/transport.rs"]
 mod transport;
 #[path = "trace/tree.rs"]

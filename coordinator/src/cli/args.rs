@@ -15,10 +15,12 @@ use crate::{Access, Deadlines, TraceCycles};
 #[cfg(feature = "embedded")]
 mod models;
 mod serve;
+mod trace;
 
 #[cfg(feature = "embedded")]
 pub(super) use models::{ModelArgs, Workload};
 pub(super) use serve::ServeArgs;
+pub(super) use trace::{ExplainArgs, SourceArgs, TraceArgs};
 
 /// Most tokens that a run may ask for.
 const MOST_TOKENS: u64 = 1 << 20;
@@ -243,7 +245,7 @@ pub(super) struct TrustArgs {
 impl TrustArgs {
     pub(super) fn tls(&self) -> Result<Option<ClientTls>, UnusableFiles> {
         let identity = self.client_cert.clone().zip(self.client_key.clone());
-        self.ca.clone().map(|ca| ClientTls::new(ClientFiles { ca, identity })).transpose()
+        self.ca.clone().map(|ca| ClientTls::new(ClientFiles { ca: Some(ca), identity })).transpose()
     }
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod pair;
 mod serve;
+mod trace;
 
 use std::{
     io::{self, IsTerminal, Read, Write},
@@ -28,6 +29,7 @@ use pair::{Connected, Place, Setup};
 
 pub(super) use bench::bench;
 pub(super) use serve::serve;
+pub(super) use trace::{explain, trace};
 
 pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn", args.services.log_format);

@@ -255,4 +255,17 @@ pub(super) fn describe_request(span: &mut Span, request: &Request, pair: &Pair) 
     span.set(convention::REQUEST_SEED, request.sampling.seed as i64);
     span.set(convention::USAGE_INPUT_TOKENS, request.prompt.len() as i64);
     span.set(spec::GAMMA, request.gamma as i64);
+    let roofs = PairRoofs::described(pair);
+    let keys = [roofline::DRAFT_ROOF_FLOPS, roofline::DRAFT_ROOF_BYTES, roofline::DRAFT_ROOF_MEMORY];
+    describe_roofs(span, keys, roofs.draft.filter(|_| request.gamma > 0));
+    let keys = [roofline::TARGET_ROOF_FLOPS, roofline::TARGET_ROOF_BYTES, roofline::TARGET_ROOF_MEMORY];
+    describe_roofs(span, keys, roofs.target);
+}
+
+fn describe_roofs(span: &mut Span, [flops, bytes, memory]: [&'static str; 3], roofs: Option<Roofs>) {
+    if let Some(roofs) = roofs {
+        span.set(flops, roofs.flops_per_s);
+        span.set(bytes, roofs.bytes_per_s);
+        span.set(memory, roofs.memory_bytes_per_s);
+    }
 }

@@ -1,17 +1,16 @@
 //! An address as a flag gives it, and the addresses that its host's name stands for.
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use hyper_util::rt::TokioIo;
-use telemetry::{server::KEEPALIVE, tls::ClientTls};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, lookup_host},
+use telemetry::{
+    channel::{self, bare},
+    server::KEEPALIVE,
+    tls::ClientTls,
 };
+use tokio::net::lookup_host;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::Error;
@@ -33,11 +32,6 @@ pub(super) struct Place {
     /// The host that it must prove to be, where that is asked.
     proof: Option<(String, ClientTls)>,
 }
-
-/// A connection in the clear or an encrypted one.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Address {
     /// The address in `url`, http://HOST:PORT or https://HOST:PORT; the latter needs `tls`.
@@ -94,25 +88,8 @@ impl Address {
 impl Place {
     /// A connection that is made when it is first used and again whenever it is lost.
     pub(super) fn channel(&self) -> Channel {
-        let proof = self.proof.clone();
-        self.endpoint.connect_with_connector_lazy(tower::service_fn(move |uri| connect(uri, proof.clone())))
+        channel::lazily(&self.endpoint, self.proof.clone())
     }
-}
-
-async fn connect(uri: Uri, proof: Option<(String, ClientTls)>) -> io::Result<TokioIo<Box<dyn Stream>>> {
-    let (host, port) = (uri.host().map(bare), uri.port_u16());
-    let (host, port) = host.zip(port).ok_or(io::ErrorKind::InvalidInput)?;
-    let stream = TcpStream::connect((host, port)).await?;
-    stream.set_nodelay(true)?;
-    Ok(TokioIo::new(match proof {
-        None => Box::new(stream),
-        Some((host, tls)) => Box::new(tls.connect(&host, stream).await?),
-    }))
-}
-
-/// A host without the brackets that an IPv6 address has in a URL.
-fn bare(host: &str) -> String {
-    host.trim_matches(['[', ']']).to_owned()
 }
 
 /// How a connection is kept.

@@ -107,6 +107,8 @@ pub struct Cost {
     pub passes: Vec<Pass>,
     /// Positions of the prompt that were not forwarded, because another prompt began alike.
     pub cached: usize,
+    /// Rows of the pass, of other sessions, that was under way when the request was queued; 0 where none was.
+    pub behind_rows: usize,
 }
 
 /// One forward pass that a request took part in.
@@ -170,7 +172,14 @@ impl Worker {
         let admission = Arc::new(Admission::new(limits, budget));
         let prefixes = Prefixes::new(budget.shared);
         let counters = Arc::<Counters>::default();
-        let batcher = Batcher { decoder, selector, prefixes, admission: admission.clone(), counters: counters.clone() };
+        let batcher = Batcher {
+            decoder,
+            selector,
+            prefixes,
+            admission: admission.clone(),
+            counters: counters.clone(),
+            last: None,
+        };
         thread::Builder::new().name(name.to_owned()).spawn(move || batcher.run(&requests))?;
         let description = Arc::new(description);
         let roofs = Arc::default();

@@ -236,7 +236,8 @@ impl Exchange {
 
     fn record(&mut self, cost: &Cost) {
         let Some(first) = cost.passes.first() else { return };
-        self.span.record_child(span::QUEUE, (self.received, first.span.0), [], &[]);
+        let behind = (cost.behind_rows > 0).then(|| (spec::BEHIND_ROWS, (cost.behind_rows as i64).into()));
+        self.span.record_child(span::QUEUE, (self.received, first.span.0), behind, &[]);
         let roofs = self.host.worker().ok().and_then(Worker::known_roofs);
         for pass in &cost.passes {
             let shared = pass.batch_rows > pass.rows;

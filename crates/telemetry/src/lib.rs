@@ -10,9 +10,10 @@
 //! - [`metrics`]: counters, gauges and histograms, to be scraped and over OTLP.
 //! - [`names`]: names of spans, attributes, events and metrics.
 //! - [`server`]: health, reflection, graceful stop.
-//! - [`connections`]: which connections a server accepts; [`tls`]: encrypted ones; [`http`]: HTTP over them.
+//! - [`channel`]: gRPC to a server; [`connections`]: which ones a server accepts; [`tls`]: encrypted ones; [`http`]: HTTP over them.
 //! - [`watched`]: files that are read again when they change.
 
+pub mod channel;
 pub mod connections;
 mod export;
 pub mod http;

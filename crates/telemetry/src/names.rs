@@ -150,6 +150,8 @@ pub mod spec {
     pub const ROWS: &str = "outrider.spec.rows";
     /// Rows of the forward's whole batch.
     pub const BATCH_ROWS: &str = "outrider.spec.batch_rows";
+    /// Rows of other sessions' pass that was under way when this one began to wait.
+    pub const BEHIND_ROWS: &str = "outrider.spec.behind_rows";
     /// The session's share of the forward, by rows.
     pub const SHARE: &str = "outrider.spec.share";
     /// Number of the forward on its service; equal where sessions shared it.
@@ -178,6 +180,18 @@ pub mod roofline {
     pub const TARGET_UTILISATION: &str = "outrider.roofline.target.utilisation";
     /// Target: what limits it.
     pub const TARGET_BOUND: &str = "outrider.roofline.target.bound";
+    /// Draft: roof of matmul in its model's dtype, FLOP/s.
+    pub const DRAFT_ROOF_FLOPS: &str = "outrider.roofline.draft.roof_flops_per_second";
+    /// Draft: roof of reading at the working set of its weights, B/s.
+    pub const DRAFT_ROOF_BYTES: &str = "outrider.roofline.draft.roof_bytes_per_second";
+    /// Draft: roof of reading from memory, B/s.
+    pub const DRAFT_ROOF_MEMORY: &str = "outrider.roofline.draft.roof_memory_bytes_per_second";
+    /// Target: roof of matmul in its model's dtype, FLOP/s.
+    pub const TARGET_ROOF_FLOPS: &str = "outrider.roofline.target.roof_flops_per_second";
+    /// Target: roof of reading at the working set of its weights, B/s.
+    pub const TARGET_ROOF_BYTES: &str = "outrider.roofline.target.roof_bytes_per_second";
+    /// Target: roof of reading from memory, B/s.
+    pub const TARGET_ROOF_MEMORY: &str = "outrider.roofline.target.roof_memory_bytes_per_second";
     /// One forward: floating-point operations.
     pub const FLOPS: &str = "outrider.roofline.flops";
     /// One forward: bytes read and written.

@@ -1,12 +1,21 @@
 //! Where OTLP goes, as the standard variables say: <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Channel, Endpoint};
 use ureq::{
     Agent,
     tls::{self, PemItem, RootCerts, TlsConfig},
+};
+
+use crate::{
+    channel::{self, bare},
+    tls::{ClientFiles, ClientTls},
 };
 
 /// How long a receiver may take, where no variable says.
@@ -70,11 +79,11 @@ pub(crate) struct Destination {
     files: Files,
 }
 
-/// Who the receiver must be and who we are to it, in PEM.
+/// Who the receiver must be and who we are to it, files in PEM.
 #[derive(Clone, Debug, Default)]
 struct Files {
-    certificate: Option<Vec<u8>>,
-    identity: Option<(Vec<u8>, Vec<u8>)>,
+    certificate: Option<PathBuf>,
+    identity: Option<(PathBuf, PathBuf)>,
 }
 
 impl Signal {
@@ -145,7 +154,7 @@ impl Destination {
             }
             _ => endpoint.to_owned(),
         };
-        Ok(Self { endpoint, protocol, timeout, files: Files::from_env(signal)? })
+        Ok(Self { endpoint, protocol, timeout, files: Files::from_env(signal) })
     }
 
     /// A connection that is made when it is first used. Must be called within a tokio runtime, which drives it.
@@ -153,22 +162,18 @@ impl Destination {
     /// # Errors
     /// An endpoint or files that cannot be used.
     pub(crate) fn channel(&self) -> Result<Channel, ExportError> {
-        let unusable = |error: tonic::transport::Error| ExportError::Endpoint {
-            endpoint: self.endpoint.clone(),
-            problem: format!("{error:?}"),
-        };
-        let mut endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(unusable)?.timeout(self.timeout);
-        if self.endpoint.starts_with("https:") {
-            let mut tls = match &self.files.certificate {
-                Some(certificate) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificate)),
-                None => ClientTlsConfig::new().with_webpki_roots(),
-            };
-            if let Some((certificate, key)) = &self.files.identity {
-                tls = tls.identity(Identity::from_pem(certificate, key));
+        let unusable = |problem| ExportError::Endpoint { endpoint: self.endpoint.clone(), problem };
+        let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(|error| unusable(error.to_string()))?;
+        let host = endpoint.uri().host().map(bare).filter(|_| self.endpoint.starts_with("https:"));
+        let proof = match host {
+            None => None,
+            Some(host) => {
+                let Files { certificate, identity } = self.files.clone();
+                let tls = ClientTls::new(ClientFiles { ca: certificate, identity });
+                Some((host, tls.map_err(|error| unusable(error.to_string()))?))
             }
-            endpoint = endpoint.tls_config(tls).map_err(unusable)?;
-        }
-        Ok(endpoint.connect_lazy())
+        };
+        Ok(channel::lazily(&endpoint.timeout(self.timeout), proof))
     }
 
     /// A client for HTTP, which blocks.
@@ -178,12 +183,12 @@ impl Destination {
     pub(crate) fn http(&self) -> Result<Http, ExportError> {
         let unusable = |problem| ExportError::Endpoint { endpoint: self.endpoint.clone(), problem };
         let mut tls = TlsConfig::builder();
-        if let Some(pem) = &self.files.certificate {
-            tls = tls.root_certs(RootCerts::new_with_certs(&certificates(pem).map_err(unusable)?));
+        if let Some(path) = &self.files.certificate {
+            tls = tls.root_certs(RootCerts::new_with_certs(&certificates(&read(path)?).map_err(unusable)?));
         }
         if let Some((certificate, key)) = &self.files.identity {
-            let chain = certificates(certificate).map_err(unusable)?;
-            let key = tls::PrivateKey::from_pem(key).map_err(|error| unusable(error.to_string()))?;
+            let chain = certificates(&read(certificate)?).map_err(unusable)?;
+            let key = tls::PrivateKey::from_pem(&read(key)?).map_err(|error| unusable(error.to_string()))?;
             tls = tls.client_cert(Some(tls::ClientCert::new_with_certs(&chain, key)));
         }
         let config = Agent::config_builder()
@@ -195,17 +200,14 @@ impl Destination {
 }
 
 impl Files {
-    fn from_env(signal: Signal) -> Result<Self, ExportError> {
-        let file = |name| match signal.variable(name) {
-            None => Ok(None),
-            Some((_, path)) => fs::read(&path).map(Some).map_err(|error| {
-                let (path, problem) = (path.into(), error.to_string());
-                ExportError::File { path, problem }
-            }),
-        };
-        let identity = file("CLIENT_CERTIFICATE")?.zip(file("CLIENT_KEY")?);
-        Ok(Self { certificate: file("CERTIFICATE")?, identity })
+    fn from_env(signal: Signal) -> Self {
+        let file = |name| signal.variable(name).map(|(_, path)| PathBuf::from(path));
+        Self { certificate: file("CERTIFICATE"), identity: file("CLIENT_CERTIFICATE").zip(file("CLIENT_KEY")) }
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ExportError> {
+    fs::read(path).map_err(|error| ExportError::File { path: path.to_owned(), problem: error.to_string() })
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<tls::Certificate<'static>>, String> {

@@ -49,8 +49,8 @@ pub struct ServerFiles {
 /// A client's files, in PEM.
 #[derive(Clone, Debug)]
 pub struct ClientFiles {
-    /// The authorities whose servers it believes.
-    pub ca: PathBuf,
+    /// The authorities whose servers it believes; without it those that browsers know.
+    pub ca: Option<PathBuf>,
     /// Its certificate and that one's private key, for servers that ask for one.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
@@ -102,11 +102,17 @@ impl ClientTls {
     /// Files that cannot be read, or that hold no certificates.
     pub fn new(files: ClientFiles) -> Result<Self, UnusableFiles> {
         let identity = files.identity.map(|(certificate, key)| [certificate, key]);
-        let paths = [files.ca].into_iter().chain(identity.into_iter().flatten()).collect();
-        let watched = Watched::open("the client's certificates", paths, |contents| {
+        let has_ca = files.ca.is_some();
+        let paths = files.ca.into_iter().chain(identity.into_iter().flatten()).collect();
+        let watched = Watched::open("the client's certificates", paths, move |contents| {
             let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-            let builder = builder.map_err(|error| error.to_string())?.with_root_certificates(roots(&contents[0])?);
-            let mut config = match &contents[1..] {
+            let (authorities, identity) = contents.split_at(usize::from(has_ca));
+            let roots = match authorities {
+                [authorities] => roots(authorities)?,
+                _ => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
+            };
+            let builder = builder.map_err(|error| error.to_string())?.with_root_certificates(roots);
+            let mut config = match identity {
                 [certificate, private] => builder
                     .with_client_auth_cert(certificates(certificate)?, key(private)?)
                     .map_err(|error| error.to_string())?,

@@ -49,6 +49,8 @@ pub(super) struct Batcher<D> {
     pub(super) prefixes: Prefixes,
     pub(super) admission: Arc<Admission>,
     pub(super) counters: Arc<Counters>,
+    /// When the last pass ended, and its rows.
+    pub(super) last: Option<(Instant, usize)>,
 }
 
 impl<D: Decoder> Batcher<D> {
@@ -85,6 +87,8 @@ impl<D: Decoder> Batcher<D> {
                     return;
                 }
                 cache.truncate(plan.keep);
+                let mut answer = Answer::default();
+                answer.cost.behind_rows = self.last.filter(|(ended, _)| *ended > enqueued).map_or(0, |(_, rows)| rows);
                 active.push(Active {
                     cache,
                     history,
@@ -97,7 +101,7 @@ impl<D: Decoder> Batcher<D> {
                     prompt: Vec::new(),
                     input: plan.tokens,
                     rows: 0,
-                    answer: Answer::default(),
+                    answer,
                 });
             }
         }
@@ -158,6 +162,7 @@ impl<D: Decoder> Batcher<D> {
             }
         };
         self.counters.forward(span.1 - span.0, batch_rows, forward.work);
+        self.last = Some((span.1, batch_rows));
         let took_part = active.iter_mut().filter(|request| request.rows > 0);
         for (sequence, request) in took_part.enumerate() {
             let rows = request.rows;

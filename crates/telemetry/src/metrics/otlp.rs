@@ -83,7 +83,8 @@ fn attributes(labels: Vec<prometheus::LabelPair>, definition: &metric::Metric) -
         let value = AnyValue { value: Some(any_value::Value::StringValue(value)) };
         KeyValue { key: key.map_or(name, |key| (*key).to_owned()), value: Some(value), ..KeyValue::default() }
     };
-    labels.into_iter().map(of_label).collect()
+    // On /metrics an attribute that is not there has no value.
+    labels.into_iter().filter(|label| !label.value.is_empty()).map(of_label).collect()
 }
 
 fn number(point: prometheus::Metric, definition: &metric::Metric, times: Times) -> Option<NumberDataPoint> {

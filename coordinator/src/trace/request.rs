@@ -1,0 +1,300 @@
+//! A request as its spans tell it.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use speculative::{
+    Acceptance,
+    roofline::{Roofs, Work},
+};
+use telemetry::names::{convention, event, roofline, span, spec};
+
+use super::Span;
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its trace's id.
+    pub trace_id: String,
+    /// The target's model.
+    pub model: String,
+    /// Tokens that a cycle was to propose; 0 is AR.
+    pub gamma: usize,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u64,
+    /// Tokens of the answer.
+    pub output_tokens: u64,
+    /// Why it ended.
+    pub finish_reason: String,
+    /// Nanoseconds since 1970.
+    pub start_ns: u64,
+    /// Nanoseconds since 1970.
+    pub end_ns: u64,
+    /// When the first token had gone to the client.
+    pub first_token_ns: Option<u64>,
+    /// Begin and end of both prefills.
+    pub prefill_ns: Option<(u64, u64)>,
+    /// What each side's device could do at best, where it was measured.
+    pub roofs: [Option<Roofs>; 2],
+    /// Those that were traced.
+    pub cycles: Vec<Cycle>,
+    /// All there were.
+    pub all_cycles: u64,
+}
+
+/// A cycle as its span tells it.
+#[derive(Clone, Debug)]
+pub struct Cycle {
+    /// From 1.
+    pub number: u64,
+    /// Nanoseconds since 1970.
+    pub start_ns: u64,
+    /// Without what the client took to read.
+    pub wall_ns: f64,
+    /// Tokens that were proposed.
+    pub gamma: usize,
+    /// Tokens that were accepted.
+    pub accepted: usize,
+    /// The draft's part; `None` where it was not asked.
+    pub draft: Option<Side>,
+    /// The target's part.
+    pub target: Side,
+    /// The coordinator's own time.
+    pub coordinator_ns: f64,
+    /// What happened in it, but for commit and emit.
+    pub happened: Vec<(u64, String)>,
+}
+
+/// One side's part of a cycle.
+#[derive(Clone, Debug, Default)]
+pub struct Side {
+    /// Server time less queue.
+    pub compute_ns: f64,
+    /// Waiting for the model.
+    pub queue_ns: f64,
+    /// Round trip less server time.
+    pub network_ns: f64,
+    /// In forward passes.
+    pub forward_ns: f64,
+    /// Their counted work.
+    pub work: Work,
+    /// Achieved over what the roofs allow.
+    pub utilisation: Option<f64>,
+    /// What limits it.
+    pub bound: Option<String>,
+    /// Rows of the pass that it waited for, of other sessions.
+    pub behind_rows: Option<u64>,
+    /// Rows of other sessions in its own passes.
+    pub others_rows: u64,
+}
+
+/// The parts of a cycle, in the order in which they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Drafting.
+    DraftCompute,
+    /// Waiting for the draft's model.
+    DraftQueue,
+    /// On the way to the draft and back.
+    DraftNetwork,
+    /// Verifying.
+    TargetCompute,
+    /// Waiting for the target's model.
+    TargetQueue,
+    /// On the way to the target and back.
+    TargetNetwork,
+    /// The coordinator's own.
+    Coordinator,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::DraftCompute,
+        Self::DraftQueue,
+        Self::DraftNetwork,
+        Self::TargetCompute,
+        Self::TargetQueue,
+        Self::TargetNetwork,
+        Self::Coordinator,
+    ];
+}
+
+/// There is no request among the spans.
+#[derive(Debug, thiserror::Error)]
+pub enum NotThere {
+    /// No span `generate`.
+    #[error("no request is among the {spans} spans: none is named generate")]
+    Request {
+        /// How many there are.
+        spans: usize,
+    },
+    /// None of that trace.
+    #[error("no request of trace {trace_id} is among the spans, there are: {there}")]
+    Trace {
+        /// The trace that was asked for.
+        trace_id: String,
+        /// The traces that there are.
+        there: String,
+    },
+}
+
+impl Request {
+    /// The requests among `spans`, by their beginnings.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn all(spans: &[Span]) -> Result<Vec<Self>, NotThere> {
+        let mut children: HashMap<(&str, &str), Vec<&Span>> = HashMap::new();
+        for span in spans {
+            children.entry((&span.trace_id, &span.parent)).or_default().push(span);
+        }
+        let of = |parent: &Span| children.get(&(&parent.trace_id[..], &parent.id[..])).cloned().unwrap_or_default();
+        let roots = spans.iter().filter(|span| span.name == span::GENERATE);
+        let mut requests: Vec<Self> = roots.map(|root| Self::of(root, &of)).collect();
+        requests.sort_by_key(|request| request.start_ns);
+        match requests.is_empty() {
+            true => Err(NotThere::Request { spans: spans.len() }),
+            false => Ok(requests),
+        }
+    }
+
+    fn of<'a>(root: &Span, children: &impl Fn(&Span) -> Vec<&'a Span>) -> Self {
+        let of_root = children(root);
+        let mut cycles: Vec<Cycle> = of_root
+            .iter()
+            .filter(|child| child.name == span::CYCLE)
+            .map(|cycle| Cycle::of(cycle, &children(cycle), children))
+            .collect();
+        cycles.sort_by_key(|cycle| cycle.number);
+        let whole = |key| root.number(key).unwrap_or_default() as u64;
+        let reasons = root.attributes.get(convention::RESPONSE_FINISH_REASONS);
+        // Stores that keep no lists have them as text.
+        let reason = reasons.and_then(|reasons| reasons.get(0).unwrap_or(reasons).as_str());
+        let roofs = |[flops, bytes, memory]: [&str; 3]| {
+            Some(Roofs {
+                flops_per_s: root.number(flops)?,
+                bytes_per_s: root.number(bytes)?,
+                memory_bytes_per_s: root.number(memory)?,
+            })
+        };
+        let first = root.events.iter().find(|event| event.name == event::EMIT);
+        let prefill = of_root.iter().find(|child| child.name == span::PREFILL);
+        Self {
+            trace_id: root.trace_id.clone(),
+            model: root.text(convention::REQUEST_MODEL).unwrap_or("a model without a name").to_owned(),
+            gamma: whole(spec::GAMMA) as usize,
+            prompt_tokens: whole(convention::USAGE_INPUT_TOKENS),
+            output_tokens: whole(convention::USAGE_OUTPUT_TOKENS),
+            finish_reason: reason.unwrap_or("unknown").to_owned(),
+            start_ns: root.start_ns,
+            end_ns: root.end_ns,
+            first_token_ns: first.map(|event| event.at_ns),
+            prefill_ns: prefill.map(|prefill| (prefill.start_ns, prefill.end_ns)),
+            roofs: [roofs(DRAFT_ROOFS), roofs(TARGET_ROOFS)],
+            all_cycles: root.number(spec::CYCLES).map_or(cycles.len() as u64, |all| all as u64),
+            cycles,
+        }
+    }
+
+    /// What became of its proposals, in the cycles that were traced.
+    pub fn acceptance(&self) -> Acceptance {
+        let mut acceptance = Acceptance::new();
+        self.cycles.iter().for_each(|cycle| acceptance.record(cycle.gamma, cycle.accepted.min(cycle.gamma)));
+        acceptance
+    }
+}
+
+impl Cycle {
+    fn of<'a>(cycle: &Span, children: &[&'a Span], of: &impl Fn(&Span) -> Vec<&'a Span>) -> Self {
+        let number = |key| cycle.number(key).unwrap_or_default();
+        let side = |name, keys: [&str; 8]| {
+            Side::of(cycle, children.iter().find(|child| child.name == name).copied(), of, keys)
+        };
+        let asked = cycle.number(spec::DRAFT_COMPUTE_NS).is_some();
+        let told = [event::COMMIT, event::EMIT];
+        let happened = cycle.events.iter().filter(|event| !told.contains(&event.name.as_str()));
+        Self {
+            number: number(spec::CYCLE) as u64,
+            start_ns: cycle.start_ns,
+            wall_ns: number(spec::WALL_NS),
+            gamma: number(spec::GAMMA) as usize,
+            accepted: number(spec::ACCEPTED) as usize,
+            draft: asked.then(|| side(span::PROPOSE, DRAFT)),
+            target: side(span::VERIFY, TARGET),
+            coordinator_ns: number(spec::COORDINATOR_NS),
+            happened: happened.map(|event| (event.at_ns, event.name.clone())).collect(),
+        }
+    }
+
+    /// How long a part took, in nanoseconds.
+    pub fn part_ns(&self, part: Part) -> f64 {
+        let draft = |of: fn(&Side) -> f64| self.draft.as_ref().map_or(0.0, of);
+        match part {
+            Part::DraftCompute => draft(|draft| draft.compute_ns),
+            Part::DraftQueue => draft(|draft| draft.queue_ns),
+            Part::DraftNetwork => draft(|draft| draft.network_ns),
+            Part::TargetCompute => self.target.compute_ns,
+            Part::TargetQueue => self.target.queue_ns,
+            Part::TargetNetwork => self.target.network_ns,
+            Part::Coordinator => self.coordinator_ns,
+        }
+    }
+}
+
+/// The keys of a side's roofs on the request's span.
+const DRAFT_ROOFS: [&str; 3] = [roofline::DRAFT_ROOF_FLOPS, roofline::DRAFT_ROOF_BYTES, roofline::DRAFT_ROOF_MEMORY];
+const TARGET_ROOFS: [&str; 3] =
+    [roofline::TARGET_ROOF_FLOPS, roofline::TARGET_ROOF_BYTES, roofline::TARGET_ROOF_MEMORY];
+
+/// The keys of a side's figures on a cycle's span.
+const DRAFT: [&str; 8] = [
+    spec::DRAFT_COMPUTE_NS,
+    spec::DRAFT_QUEUE_NS,
+    spec::DRAFT_NETWORK_NS,
+    spec::DRAFT_FORWARD_NS,
+    roofline::DRAFT_FLOPS,
+    roofline::DRAFT_BYTES,
+    roofline::DRAFT_UTILISATION,
+    roofline::DRAFT_BOUND,
+];
+const TARGET: [&str; 8] = [
+    spec::TARGET_COMPUTE_NS,
+    spec::TARGET_QUEUE_NS,
+    spec::TARGET_NETWORK_NS,
+    spec::TARGET_FORWARD_NS,
+    roofline::TARGET_FLOPS,
+    roofline::TARGET_BYTES,
+    roofline::TARGET_UTILISATION,
+    roofline::TARGET_BOUND,
+];
+
+impl Side {
+    /// From the cycle's figures, and where it is there from the service's own span.
+    fn of<'a>(
+        cycle: &Span,
+        served: Option<&Span>,
+        children: &impl Fn(&Span) -> Vec<&'a Span>,
+        [compute, queue, network, forward, flops, bytes, utilisation, bound]: [&str; 8],
+    ) -> Self {
+        let number = |key| cycle.number(key).unwrap_or_default();
+        let within = served.map(children).unwrap_or_default();
+        let behind = within.iter().filter(|child| child.name == span::QUEUE);
+        let rows = |key: &str| {
+            let forwards = within.iter().filter(|child| child.name == span::FORWARD);
+            forwards.filter_map(|forward| forward.number(key)).sum::<f64>() as u64
+        };
+        Self {
+            compute_ns: number(compute),
+            queue_ns: number(queue),
+            network_ns: number(network),
+            forward_ns: number(forward),
+            work: Work { flops: number(flops) as u64, bytes: number(bytes) as u64 },
+            utilisation: cycle.number(utilisation),
+            bound: cycle.text(bound).map(str::to_owned),
+            behind_rows: behind.filter_map(|queue| queue.number(spec::BEHIND_ROWS)).map(|rows| rows as u64).max(),
+            others_rows: rows(spec::BATCH_ROWS).saturating_sub(rows(spec::ROWS)),
+        }
+    }
+}

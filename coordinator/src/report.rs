@@ -5,6 +5,7 @@ mod synthetic;
 pub mod terminal;
 mod theory;
 
+use proto::v1;
 use serde::Serialize;
 use speculative::{
     TokenId,
@@ -86,12 +87,20 @@ pub struct Breakdown {
     pub draft_queue_s: Option<f64>,
     /// Draft: round trip less server time.
     pub draft_network_s: Option<f64>,
+    /// Draft: in forward passes, a part of compute.
+    pub draft_forward_s: Option<f64>,
+    /// Draft: choosing tokens, a part of compute; the rest is reading and writing messages.
+    pub draft_select_s: Option<f64>,
     /// Target: server time less queue.
     pub target_compute_s: Option<f64>,
     /// Target: waiting for the model.
     pub target_queue_s: Option<f64>,
     /// Target: round trip less server time.
     pub target_network_s: Option<f64>,
+    /// Target: in forward passes, a part of compute.
+    pub target_forward_s: Option<f64>,
+    /// Target: choosing tokens, a part of compute; the rest is reading and writing messages.
+    pub target_select_s: Option<f64>,
     /// The coordinator's own.
     pub coordinator_s: Option<f64>,
     /// The whole cycle.
@@ -191,9 +200,13 @@ impl Breakdown {
             draft_compute_s: draft(|leg| leg.compute.as_secs_f64()),
             draft_queue_s: draft(|leg| leg.queue.as_secs_f64()),
             draft_network_s: draft(|leg| leg.network.as_secs_f64()),
+            draft_forward_s: draft(|leg| leg.forward.as_secs_f64()),
+            draft_select_s: draft(|leg| leg.select.as_secs_f64()),
             target_compute_s: target(|leg| leg.compute.as_secs_f64()),
             target_queue_s: target(|leg| leg.queue.as_secs_f64()),
             target_network_s: target(|leg| leg.network.as_secs_f64()),
+            target_forward_s: target(|leg| leg.forward.as_secs_f64()),
+            target_select_s: target(|leg| leg.select.as_secs_f64()),
             coordinator_s: part(&|cycle| cycle.coordinator().as_secs_f64()),
             wall_s: part(&|cycle| cycle.wall.as_secs_f64()),
         }
@@ -249,6 +262,7 @@ pub struct ServiceReport {
     pub weight_bytes: u64,
     pub roofs: Option<RoofsReport>,
     pub limits: LimitsReport,
+    pub load: LoadReport,
     pub synthetic: bool,
     pub synthetic_acceptance: Option<f64>,
 }
@@ -277,6 +291,44 @@ pub struct LimitsReport {
     pub max_sessions_per_peer: u32,
 }
 
+/// What a service does now, and has done since it started.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[expect(missing_docs, reason = "the fields are those of Load, explained there")]
+pub struct LoadReport {
+    pub open_sessions: u32,
+    pub waiting_sessions: u32,
+    pub kv_reserved_bytes: u64,
+    pub kv_shared_bytes: u64,
+    pub kv_limit_bytes: u64,
+    pub forwards: u64,
+    /// Time in them.
+    pub forward_s: f64,
+    pub rows: u64,
+    pub flops: u64,
+    pub bytes: u64,
+    pub cached_tokens: u64,
+    pub uncached_tokens: u64,
+}
+
+impl From<v1::Load> for LoadReport {
+    fn from(load: v1::Load) -> Self {
+        Self {
+            open_sessions: load.open_sessions,
+            waiting_sessions: load.waiting_sessions,
+            kv_reserved_bytes: load.kv_reserved_bytes,
+            kv_shared_bytes: load.kv_shared_bytes,
+            kv_limit_bytes: load.kv_limit_bytes,
+            forwards: load.forwards,
+            forward_s: load.forward_ns as f64 / 1e9,
+            rows: load.rows,
+            flops: load.flops,
+            bytes: load.bytes,
+            cached_tokens: load.cached_tokens,
+            uncached_tokens: load.uncached_tokens,
+        }
+    }
+}
+
 impl From<&Service> for ServiceReport {
     fn from(service: &Service) -> Self {
         let description = service.description.clone();
@@ -298,6 +350,7 @@ impl From<&Service> for ServiceReport {
             weight_bytes: description.weight_bytes,
             synthetic: description.synthetic,
             synthetic_acceptance: description.synthetic_acceptance,
+            load: description.load.unwrap_or_default().into(),
             roofs: description.roofs.map(|roofs| RoofsReport {
                 flops_per_s: roofs.flops_per_s,
                 bytes_per_s: roofs.bytes_per_s,

@@ -177,7 +177,7 @@ fn the_help_of_each_command_names_each_of_its_flags() {
     for (name, flags) in [
         ("generate", [&generate[..], &sampling, &pair, &models].concat()),
         ("bench", [&bench[..], &sampling, &pair, &models].concat()),
-        ("describe", [&["--json"][..], &trust].concat()),
+        ("describe", [&["--json", "--watch"][..], &trust].concat()),
         ("trace", vec!["--store", "--trace-id", "--output"]),
         ("explain", vec!["--store", "--trace-id", "--json"]),
     ] {

@@ -32,6 +32,7 @@ const REPORT: [&str; 23] = [
     "synthetic",
 ];
 
+/// A cycle's parts and their sum.
 const PARTS: [&str; 8] = [
     "draft_compute_s",
     "draft_queue_s",
@@ -42,6 +43,9 @@ const PARTS: [&str; 8] = [
     "coordinator_s",
     "wall_s",
 ];
+
+/// What the parts of the services are made of.
+const WITHIN: [&str; 4] = ["draft_forward_s", "draft_select_s", "target_forward_s", "target_select_s"];
 
 const ROOFLINE: [&str; 12] = [
     "flops_per_cycle",
@@ -116,7 +120,7 @@ fn assert_report(report: &Value, gamma: u64) {
     assert_keys(&report["cycle"], ["mean", "median"]);
     assert_keys(&report["roofline"], ["draft", "target"]);
     for summary in ["mean", "median"] {
-        assert_keys(&report["cycle"][summary], PARTS);
+        assert_keys(&report["cycle"][summary], PARTS.into_iter().chain(WITHIN));
     }
     assert_cycles(report, drafted);
     assert_roofline(&report["roofline"]["target"]);
@@ -136,6 +140,10 @@ fn assert_cycles(report: &Value, drafted: bool) {
     let parts = PARTS[if drafted { 0 } else { 3 }..7].iter();
     let sum: f64 = parts.map(|part| number(&mean[*part])).sum();
     assert_close(sum, number(&mean["wall_s"]), "the parts' means");
+    for side in ["draft", "target"].iter().skip(usize::from(!drafted)) {
+        let of = |part: &str| number(&mean[format!("{side}_{part}_s")]);
+        assert!(of("forward") > 0.0 && of("select") > 0.0 && of("forward") + of("select") < of("compute"), "{mean}");
+    }
     let rate = (number(&report["tokens_emitted"]) - 1.0) / (cycles * number(&mean["wall_s"]));
     assert_close(number(&report["output_tokens_per_sec"]), rate, "tokens/s");
     assert_close(number(&report["median_cycle_s"]), number(&report["cycle"]["median"]["wall_s"]), "median wall");

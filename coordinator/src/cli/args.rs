@@ -123,6 +123,10 @@ pub(super) struct DescribeArgs {
     #[command(flatten)]
     pub(super) trust: TrustArgs,
 
+    /// Go on until Ctrl-C: each second what it does now, and the passes of that second
+    #[arg(long)]
+    pub(super) watch: bool,
+
     /// Print one JSON object on standard output and nothing else
     #[arg(long)]
     pub(super) json: bool,

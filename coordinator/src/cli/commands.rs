@@ -9,12 +9,13 @@ use std::{
     io::{self, IsTerminal, Read, Write},
     sync::mpsc,
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use speculative::TokenId;
 use telemetry::{TraceFile, logs};
-use tokio::signal;
+use tokio::{signal, time};
 
 use super::{
     End,
@@ -160,11 +161,34 @@ pub(super) async fn describe(args: DescribeArgs) -> anyhow::Result<End> {
     let Some(service) = service else {
         return Ok(End::Interrupted);
     };
-    match args.json {
-        true => print_json(&ServiceReport::from(&service))?,
-        false => print_text(&terminal::description(&service))?,
+    let told = |service: &Service| match args.json {
+        true => print_json(&ServiceReport::from(service)),
+        false => print_text(&terminal::description(service)),
+    };
+    told(&service)?;
+    if !args.watch {
+        return Ok(End::Done);
     }
-    Ok(End::Done)
+    watch(service, &access, args.json).await
+}
+
+/// Tells each second what the service does, until Ctrl-C.
+async fn watch(mut service: Service, access: &Access, json: bool) -> anyhow::Result<End> {
+    loop {
+        let (before, at) = (service.description.load.unwrap_or_default(), Instant::now());
+        let next = async {
+            time::sleep(Duration::from_secs(1)).await;
+            Service::connect("service", &service.url, access, false).await
+        };
+        let Some(next) = interruptible(next).await.transpose()? else {
+            return Ok(End::Interrupted);
+        };
+        service = next;
+        match json {
+            true => print_json(&ServiceReport::from(&service))?,
+            false => print_text(&terminal::live(&service, &before, at.elapsed().as_secs_f64()))?,
+        }
+    }
 }
 
 /// `None` where Ctrl-C came first.

@@ -3,7 +3,8 @@
 use std::fmt::{self, Write};
 
 use anstyle::{AnsiColor, Style};
-use proto::v1::DescribeResponse;
+use proto::v1::{DescribeResponse, Load, Roofs};
+use speculative::roofline::{self, Placement, Work};
 
 use super::{Breakdown, Report, Roofline, Synthetic, Theory};
 use crate::{Service, bench, pairing};
@@ -303,7 +304,45 @@ pub fn description(service: &Service) -> String {
         rows.push(("caches", format!("up to {} bytes", limits.kv_bytes)));
         rows.push(("message", format!("up to {} bytes", limits.max_message_bytes)));
     }
+    let load = description.load.unwrap_or_default();
+    rows.push(("now", now(&load)));
+    if load.forwards > 0 {
+        rows.push(("since start", since(&Load::default(), &load, None, *roofs)));
+    }
     rows.iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect()
+}
+
+/// What a service does now, and what it has done since `before`, so many seconds ago.
+pub fn live(service: &Service, before: &Load, seconds: f64) -> String {
+    let load = service.description.load.unwrap_or_default();
+    format!("{}; {}\n", now(&load), since(before, &load, Some(seconds), service.description.roofs))
+}
+
+fn now(load: &Load) -> String {
+    let share = 100.0 * load.kv_reserved_bytes as f64 / (load.kv_limit_bytes as f64).max(1.0);
+    format!(
+        "{} sessions open, {} wait, {share:.0}% of the memory for caches",
+        load.open_sessions, load.waiting_sessions
+    )
+}
+
+/// The passes between two readings: how many, of how many rows, and where they stand under the roofs. `seconds` between them,
+/// where they are known.
+fn since(before: &Load, load: &Load, seconds: Option<f64>, roofs: Option<Roofs>) -> String {
+    let forwards = load.forwards.saturating_sub(before.forwards);
+    if forwards == 0 {
+        return "no forward pass".to_owned();
+    }
+    let spent = load.forward_ns.saturating_sub(before.forward_ns) as f64 / 1e9;
+    let rows = load.rows.saturating_sub(before.rows) as f64 / forwards as f64;
+    let work = Work { flops: load.flops.saturating_sub(before.flops), bytes: load.bytes.saturating_sub(before.bytes) };
+    let busy = seconds.map_or(String::new(), |seconds| format!(", {:.0}% of the time", 100.0 * spent / seconds));
+    let placed = roofs.map_or(String::new(), |Roofs { flops_per_s, bytes_per_s, memory_bytes_per_s }| {
+        let roofs = roofline::Roofs { flops_per_s, bytes_per_s, memory_bytes_per_s };
+        let placement = Placement::of(work, spent, &roofs);
+        format!(", {:.0}% of the roof, {}", 100.0 * placement.utilisation, placement.bound.as_str())
+    });
+    format!("{forwards} passes of {rows:.1} rows{busy}{placed}")
 }
 
 fn number(value: Option<f64>) -> String {

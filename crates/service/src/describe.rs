@@ -1,5 +1,6 @@
 //! `ModelService`: who a model service is, and its tokenizer.
 
+use model::Worker;
 use proto::v1::{
     self, DescribeRequest, DescribeResponse, TokenizerRequest, TokenizerResponse, model_service_server::ModelService,
 };
@@ -21,6 +22,24 @@ pub struct Describe {
     pub host: Host,
     /// The role that it plays.
     pub role: v1::Role,
+}
+
+fn load(worker: &Worker) -> v1::Load {
+    let usage = worker.usage();
+    v1::Load {
+        open_sessions: worker.open_sessions() as u32,
+        waiting_sessions: worker.waiting_sessions() as u32,
+        kv_reserved_bytes: usage.kv_reserved_bytes,
+        kv_shared_bytes: usage.kv_shared_bytes,
+        kv_limit_bytes: usage.kv_limit_bytes,
+        forwards: usage.forwards,
+        forward_ns: usage.forward.as_nanos() as u64,
+        rows: usage.rows,
+        flops: usage.work.flops,
+        bytes: usage.work.bytes,
+        cached_tokens: usage.cached_tokens,
+        uncached_tokens: usage.uncached_tokens,
+    }
 }
 
 #[tonic::async_trait]
@@ -59,10 +78,7 @@ impl ModelService for Describe {
             }),
             arithmetic_fingerprint: model.arithmetic.clone(),
             incarnation_id: self.host.incarnation().to_owned(),
-            load: Some(v1::Load {
-                open_sessions: worker.open_sessions() as u32,
-                waiting_sessions: worker.waiting_sessions() as u32,
-            }),
+            load: Some(load(worker)),
             tokenizer_name: model.tokenizer.name().to_owned(),
             synthetic: model.synthetic,
             synthetic_acceptance: worker.synthetic_acceptance().map(SyntheticAcceptance::rate),

@@ -6,8 +6,10 @@ use model::Limits;
 use outrider_tests::{
     cluster::{Embedded, Node, eventually, model, pair, spawn},
     http::{CONFIG, Serving, get},
+    otlp::Receiver,
 };
 use serde_json::json;
+use telemetry::{Tracer, names::metric};
 
 use super::{COMPLETIONS, body, slow_target, with};
 
@@ -21,6 +23,7 @@ async fn samples(serving: &Serving) -> HashMap<String, f64> {
     assert!(text.ends_with("# EOF\n"), "{text}");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
+        .map(|line| line.split(" # ").next().unwrap_or(line))
         .map(|line| line.rsplit_once(' ').expect("a value"))
         .map(|(name, value)| (name.to_owned(), value.parse().expect("a number")))
         .collect()
@@ -65,6 +68,37 @@ async fn they_are_what_the_answers_say() {
         assert_eq!(samples[&name], count, "{name}");
     }
     assert!(samples.keys().all(|name| !name.contains("ROMEO") && !name.contains("nowhere")));
+}
+
+/// Every metric that a coordinator has is there after a request with proposals and one without, the parts of the cycles add up
+/// to their wall, and an observation of a traced request names its trace.
+#[tokio::test]
+async fn none_is_missing() {
+    let embedded = Embedded::start().await;
+    let receiver = Receiver::start().await.expect("a receiver");
+    let tracer = Tracer::exporting("outrider-coordinator", &receiver.endpoint()).expect("a tracer");
+    let load = std::future::ready(Ok((embedded.pair.clone(), tracer)));
+    let serving = Serving::loading(load, CONFIG).await;
+    for gamma in [3, 0] {
+        serving.answered(COMPLETIONS, &body(0.8, 7, 60, gamma)).await;
+    }
+    let text = get(&serving.address, "/metrics").await.text().await;
+    for metric in metric::COORDINATORS.iter().chain(metric::EVERY_SERVICES) {
+        let family = format!("# TYPE {} ", metric.exposed().trim_end_matches("_total"));
+        assert!(text.contains(&family), "{} is not in\n{text}", metric.name);
+    }
+    let samples = samples(&serving).await;
+    let parts: f64 =
+        samples.iter().filter(|(name, _)| name.starts_with("outrider_cycle_time_seconds_total")).map(|(_, s)| s).sum();
+    let wall = samples["outrider_cycle_duration_seconds_sum"];
+    assert!((parts - wall).abs() < 1e-3 * wall, "{parts} s in the parts of {wall} s");
+    let cycles: f64 =
+        samples.iter().filter(|(name, _)| name.starts_with("outrider_cycles_total")).map(|(_, n)| n).sum();
+    assert_eq!(cycles, samples["outrider_cycle_duration_seconds_count"]);
+    let line =
+        text.lines().find(|line| line.starts_with("outrider_cycle_duration_seconds_bucket") && line.contains("# {"));
+    let (_, exemplar) = line.expect("an exemplar").split_once("trace_id=\"").expect("a trace");
+    receiver.trace(&exemplar[..32]).await;
 }
 
 /// A client that goes away is counted as such, and its choice runs no more.

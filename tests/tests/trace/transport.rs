@@ -36,10 +36,8 @@ fn assert_services(receiver: &Receiver) {
             let forwards = told.iter().find(|told| told.name == metric::FORWARDS.name).expect("forwards");
             assert!(matches!(&forwards.data, Some(Data::Sum(sum)) if !sum.data_points.is_empty()), "{forwards:?}");
             let names: BTreeSet<&str> = told.iter().map(|told| told.name.as_str()).collect();
-            assert!(
-                names.contains(metric::MESSAGE_DURATION.name) && names.contains(metric::SPANS_ENDED.name),
-                "{names:?}"
-            );
+            let expected = metric::MODEL_SERVICES.iter().chain(metric::EVERY_SERVICES).map(|metric| metric.name);
+            assert_eq!(names, expected.collect::<BTreeSet<_>>());
         }
     }
     assert_eq!(receiver.metrics().len(), 2, "the draft's and the target's");
@@ -85,6 +83,29 @@ async fn a_receiver_that_is_not_believed_gets_nothing() {
     let ended = finish(outrider).await.succeeded();
     assert!(ended.stderr.contains("spans were lost"), "{}", ended.stderr);
     assert_eq!(receiver.requests(), 0);
+}
+
+/// A line of the log that belongs to a request says which trace it is of.
+#[tokio::test]
+async fn logs_name_their_trace() {
+    let receiver = Receiver::start().await.expect("a receiver");
+    let mut outrider = exporting("outrider", &receiver.endpoint());
+    // The draft is given no time, so that a cycle has something to say.
+    let late = ["--draft-deadline", "1us", "--log-format", "json"];
+    outrider
+        .args(["generate", "ROMEO:", "--json", "--max-tokens", "24"])
+        .args(late)
+        .env("RUST_LOG", "coordinator=debug");
+    let ended = finish(outrider).await.succeeded();
+    let report = report(&ended);
+    let lines = ended.stderr.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let late: Vec<_> = lines.filter(|line| line["message"] == "the draft missed its deadline").collect();
+    assert!(!late.is_empty(), "{}", ended.stderr);
+    assert!(late.iter().all(|line| line["span"]["trace_id"] == report["trace_id"]), "{late:?}");
+    let trace = receiver.trace(report["trace_id"].as_str().expect("a trace")).await;
+    let told =
+        |stored: &&outrider_tests::otlp::Stored| stored.span.events.iter().any(|event| event.name == "draft.late");
+    assert_eq!(trace.spans.iter().filter(told).count(), late.len(), "{trace}");
 }
 
 /// Of ten cycles' spans the first and then every third are there, with those of the services; the root tells of all.

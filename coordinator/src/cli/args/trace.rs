@@ -26,7 +26,7 @@ pub(in crate::cli) struct TraceArgs {
     pub(in crate::cli) source: SourceArgs,
 
     /// Write the page here; - writes it to standard output
-    #[arg(long, short, value_name = "FILE", default_value = "trace.html")]
+    #[arg(long, value_name = "FILE", default_value = "trace.html")]
     pub(in crate::cli) output: PathBuf,
 }
 

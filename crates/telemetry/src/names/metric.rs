@@ -59,7 +59,7 @@ impl Metric {
 }
 
 macro_rules! metrics {
-    ($($id:ident = $name:literal, $instrument:ident, $unit:literal, [$($attribute:literal),*], $brief:literal;)*) => {
+    ($(#[$what:meta])* $list:ident: $($id:ident = $name:literal, $instrument:ident, $unit:literal, [$($attribute:literal),*], $brief:literal;)*) => {
         $(
             #[doc = $brief]
             pub const $id: Metric = Metric {
@@ -70,13 +70,19 @@ macro_rules! metrics {
                 brief: $brief,
             };
         )*
-        /// All of them.
-        pub const ALL: &[&Metric] = &[$(&$id),*];
+        $(#[$what])*
+        pub const $list: &[&Metric] = &[$(&$id),*];
     };
 }
 
-// The coordinator's, then those of the model services, then those of all three.
+/// All of them.
+pub fn all() -> impl Iterator<Item = &'static Metric> {
+    [COORDINATORS, MODEL_SERVICES, EVERY_SERVICES].into_iter().flatten().copied()
+}
+
 metrics! {
+    /// Those of the coordinator.
+    COORDINATORS:
     TIME_TO_FIRST_TOKEN = "gen_ai.server.time_to_first_token", Histogram, "s",
         ["gen_ai.operation.name", "gen_ai.request.model"], "From a request to the first token of a choice";
     TIME_PER_OUTPUT_TOKEN = "gen_ai.server.time_per_output_token", Histogram, "s",
@@ -104,6 +110,11 @@ metrics! {
     CHOICES_RUNNING = "outrider.choices_running", Gauge, "{choice}", [], "Choices that are generated now";
     HTTP_RESPONSES = "outrider.http_responses", Counter, "{response}", ["route", "status"],
         "Answers over HTTP, by their status";
+}
+
+metrics! {
+    /// Those of the draft and of the target.
+    MODEL_SERVICES:
     SESSIONS = "outrider.sessions", Gauge, "{session}", ["state"], "Sessions that are open, and those that wait for room";
     SESSIONS_OPENED = "outrider.sessions.opened", Counter, "{session}", [], "Sessions that were opened";
     SESSIONS_REFUSED = "outrider.sessions.refused", Counter, "{session}", ["reason"], "Sessions that were not opened";
@@ -125,6 +136,11 @@ metrics! {
     ROOF_BYTES = "outrider.roof.bytes_per_second", Gauge, "By/s", [],
         "Roof: reading at the working set of the model's weights";
     ROOF_MEMORY_BYTES = "outrider.roof.memory_bytes_per_second", Gauge, "By/s", [], "Roof: reading from memory";
+}
+
+metrics! {
+    /// Those of all three.
+    EVERY_SERVICES:
     SPANS_ENDED = "outrider.spans.ended", Counter, "{span}", [], "Spans that ended and were to be exported";
     SPANS_EXPORTED = "outrider.spans.exported", Counter, "{span}", [], "Spans that the receiver acknowledged";
     SPAN_EXPORTS_FAILED = "outrider.span_exports.failed", Counter, "{export}", [], "Exports of spans that failed";

@@ -127,7 +127,11 @@ fn open_files(process: &Process) -> Result<usize> {
 async fn idle(places: &[Place]) -> Result<()> {
     let idle = async {
         for place in places {
-            while place.load().await? != Load::default() {
+            loop {
+                let Load { open_sessions, waiting_sessions, kv_reserved_bytes, .. } = place.load().await?;
+                if (open_sessions, waiting_sessions, kv_reserved_bytes) == (0, 0, 0) {
+                    break;
+                }
                 time::sleep(Duration::from_millis(20)).await;
             }
         }

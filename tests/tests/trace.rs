@@ -9,6 +9,8 @@ mod running;
 mod raw;
 #[path = "trace/seen.rs"]
 mod seen;
+#[path = "trace/shared.rs"]
+mod shared;
 #[path = "trace/transport.rs"]
 mod transport;
 #[path = "trace/tree.rs"]

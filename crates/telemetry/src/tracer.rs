@@ -3,7 +3,8 @@
 use std::{
     collections::HashMap,
     env, fmt,
-    sync::Arc,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, LazyLock},
     time::{Instant, SystemTime},
 };
 
@@ -141,10 +142,18 @@ impl Tracer {
     }
 }
 
-/// What says that telemetry is of `service`, unless a standard variable names it otherwise.
+/// What tells this process apart from others of the same service.
+static INSTANCE: LazyLock<String> = LazyLock::new(|| format!("{:016x}", RandomState::new().hash_one(())));
+
+/// What says that telemetry is of `service` and of this process, unless the standard variables say otherwise.
 pub(crate) fn resource(service: &'static str) -> Resource {
-    let name = env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
-    Resource::builder().with_service_name(name.unwrap_or_else(|| service.to_owned())).build()
+    let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let builder = Resource::builder().with_service_name(set("OTEL_SERVICE_NAME").unwrap_or_else(|| service.to_owned()));
+    let key = "service.instance.id";
+    match set("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|attributes| attributes.contains(key)) {
+        true => builder.build(),
+        false => builder.with_attribute(KeyValue::new(key, INSTANCE.as_str())).build(),
+    }
 }
 
 impl Exporting {

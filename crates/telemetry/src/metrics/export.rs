@@ -25,6 +25,9 @@ use crate::otlp::{Destination, ExportError, Http, Protocol, Signal};
 /// How often they are sent where `OTEL_METRIC_EXPORT_INTERVAL` does not say.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// How long the last ones may take.
+const LAST_LIMIT: Duration = Duration::from_secs(2);
+
 /// Sends the metrics of one service until it is stopped.
 #[derive(Debug)]
 pub struct Exporter {
@@ -85,10 +88,12 @@ impl Sending {
                 _ = ticks.tick() => false,
                 _ = &mut stopped => true,
             };
-            self.send().await;
             if stops {
-                return;
+                // A receiver that does not answer does not hold up the end.
+                self.timeout = self.timeout.min(LAST_LIMIT);
+                return self.send().await;
             }
+            self.send().await;
         }
     }
 

@@ -150,6 +150,10 @@ impl Metrics {
             responses: Family::default(),
             distance,
         };
+        // Counted from 0 on, so that the first one is seen to be one more.
+        for outcome in ["continued", "failed"] {
+            drop(told.failovers.get_or_create(&Failover { outcome }));
+        }
         told.register(&mut all);
         told.all = Arc::new(all);
         told

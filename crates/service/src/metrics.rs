@@ -20,6 +20,9 @@ use telemetry::{
 const SECONDS: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Why a session is not opened.
+const REASONS: [&str; 5] = ["invalid", "sessions", "memory", "peer", "failed"];
+
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct Message {
     message: &'static str,
@@ -45,6 +48,10 @@ impl Metrics {
     pub(crate) fn new(worker: Arc<OnceLock<Worker>>, tracer: Tracer) -> Self {
         let mut all = metrics::Metrics::default();
         let (opened, refused) = (Counter::default(), Family::default());
+        // Counted from 0 on, so that the first one is seen to be one more.
+        for reason in REASONS {
+            drop(Family::<Reason, Counter<u64, AtomicU64>>::get_or_create(&refused, &Reason { reason }));
+        }
         let seconds = || Histograms::new_with_constructor(|| HistogramWithExemplars::new(SECONDS.into_iter()));
         let (duration, queue) = (seconds(), seconds());
         all.register(&metric::SESSIONS_OPENED, opened.clone());

@@ -35,6 +35,8 @@ impl FromStr for Format {
 /// Where a subscriber is installed already, it stays.
 pub fn init(default: &str, format: Format) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    // Whatever lines are wanted, they name their trace.
+    let filter = filter.add_directive("telemetry::logs=error".parse().expect("a directive"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

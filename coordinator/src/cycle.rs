@@ -24,7 +24,7 @@ use tracing::Instrument;
 mod failover;
 mod record;
 
-pub use record::{Cycle, Leg, Run, StopReason};
+pub use record::{Cycle, Leg, Part, Run, StopReason};
 
 use crate::{
     Deadlines, Error, Pair, PairRoofs,
@@ -256,8 +256,9 @@ impl<'a> Generation<'a> {
         let begun = Instant::now();
         let context = pair.target.description.context_length as usize;
         let mut span = tracer.request(span::GENERATE, SpanKind::Client, request.parent.as_ref());
+        let roofs = PairRoofs::described(pair);
         if span.is_recording() {
-            record::describe_request(&mut span, &request, pair);
+            record::describe_request(&mut span, &request, pair, &roofs);
         }
         Self {
             pair,
@@ -274,7 +275,7 @@ impl<'a> Generation<'a> {
             begun,
             prefill_span: Span::off(),
             cycle_span: Span::off(),
-            roofs: PairRoofs::described(pair),
+            roofs,
             warm: None,
             time_to_first_token: None,
             cached_tokens: 0,

@@ -66,6 +66,18 @@ impl Service {
         roofs(&describe(&self.channel, true).await.ok()?)
     }
 
+    /// Asks it again who it is and what it does, over the connection that there is; with `measure_roofs` it measures them first
+    /// if it is idle.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn describe_again(&mut self, measure_roofs: bool) -> Result<(), Error> {
+        let described = describe(&self.channel, measure_roofs).await;
+        let failed = |status| Error::Unreachable { side: self.side, url: self.url.clone(), status: Box::new(status) };
+        self.description = described.map_err(failed)?;
+        Ok(())
+    }
+
     /// The roofs that it had measured when it was asked who it is.
     pub fn roofs(&self) -> Option<Roofs> {
         roofs(&self.description)
@@ -169,16 +181,10 @@ impl Pair {
         Ok(Self { draft, target, tokenizer })
     }
 
-    /// Has both services measure their roofs, one after the other.
+    /// Has both services measure their roofs, one after the other. One that does not answer stays as it was described.
     pub async fn measure_roofs(&mut self) {
-        let measured = PairRoofs::measure(self).await;
-        let told = |roofs: Roofs| {
-            let Roofs { flops_per_s, bytes_per_s, memory_bytes_per_s } = roofs;
-            v1::Roofs { flops_per_s, bytes_per_s, memory_bytes_per_s }
-        };
-        self.target.description.roofs = measured.target.map(told);
-        if let Some(draft) = &mut self.draft {
-            draft.description.roofs = measured.draft.map(told);
+        for service in self.draft.iter_mut().chain([&mut self.target]) {
+            let _ = service.describe_again(true).await;
         }
     }
 

@@ -161,29 +161,27 @@ pub(super) async fn describe(args: DescribeArgs) -> anyhow::Result<End> {
     let Some(service) = service else {
         return Ok(End::Interrupted);
     };
-    let told = |service: &Service| match args.json {
-        true => print_json(&ServiceReport::from(service)),
-        false => print_text(&terminal::description(service)),
-    };
-    told(&service)?;
+    match args.json {
+        true => print_json(&ServiceReport::from(&service))?,
+        false => print_text(&terminal::description(&service))?,
+    }
     if !args.watch {
         return Ok(End::Done);
     }
-    watch(service, &access, args.json).await
+    watch(service, args.json).await
 }
 
 /// Tells each second what the service does, until Ctrl-C.
-async fn watch(mut service: Service, access: &Access, json: bool) -> anyhow::Result<End> {
+async fn watch(mut service: Service, json: bool) -> anyhow::Result<End> {
     loop {
         let (before, at) = (service.description.load.unwrap_or_default(), Instant::now());
         let next = async {
             time::sleep(Duration::from_secs(1)).await;
-            Service::connect("service", &service.url, access, false).await
+            service.describe_again(false).await
         };
-        let Some(next) = interruptible(next).await.transpose()? else {
+        if interruptible(next).await.transpose()?.is_none() {
             return Ok(End::Interrupted);
-        };
-        service = next;
+        }
         match json {
             true => print_json(&ServiceReport::from(&service))?,
             false => print_text(&terminal::live(&service, &before, at.elapsed().as_secs_f64()))?,

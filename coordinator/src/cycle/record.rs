@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::json;
 use speculative::{
     Acceptance, Logprobs, TokenId,
@@ -52,6 +53,58 @@ impl Leg {
     }
 }
 
+/// The parts of a cycle, which add up to its wall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "&'static str")]
+pub enum Part {
+    /// Drafting.
+    DraftCompute,
+    /// Waiting for the draft's model.
+    DraftQueue,
+    /// On the way to the draft and back.
+    DraftNetwork,
+    /// Verifying.
+    TargetCompute,
+    /// Waiting for the target's model.
+    TargetQueue,
+    /// On the way to the target and back.
+    TargetNetwork,
+    /// The coordinator's own.
+    Coordinator,
+}
+
+impl Part {
+    /// All of them, in the order of the protocol.
+    pub const ALL: [Self; 7] = [
+        Self::DraftCompute,
+        Self::DraftQueue,
+        Self::DraftNetwork,
+        Self::TargetCompute,
+        Self::TargetQueue,
+        Self::TargetNetwork,
+        Self::Coordinator,
+    ];
+
+    /// As metrics and JSON spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DraftCompute => "draft_compute",
+            Self::DraftQueue => "draft_queue",
+            Self::DraftNetwork => "draft_network",
+            Self::TargetCompute => "target_compute",
+            Self::TargetQueue => "target_queue",
+            Self::TargetNetwork => "target_network",
+            Self::Coordinator => "coordinator",
+        }
+    }
+}
+
+impl From<Part> for &'static str {
+    fn from(part: Part) -> Self {
+        part.as_str()
+    }
+}
+
 /// One cycle.
 #[derive(Debug)]
 pub struct Cycle {
@@ -86,6 +139,20 @@ impl Cycle {
             wall: Duration::ZERO,
             span,
             begun: Instant::now(),
+        }
+    }
+
+    /// How long a part took.
+    pub fn part(&self, part: Part) -> Duration {
+        let draft = self.draft.unwrap_or_default();
+        match part {
+            Part::DraftCompute => draft.compute,
+            Part::DraftQueue => draft.queue,
+            Part::DraftNetwork => draft.network,
+            Part::TargetCompute => self.target.compute,
+            Part::TargetQueue => self.target.queue,
+            Part::TargetNetwork => self.target.network,
+            Part::Coordinator => self.coordinator(),
         }
     }
 
@@ -238,7 +305,7 @@ pub(super) fn record_content(span: &mut Span, request: &Request, pair: &Pair, ou
 }
 
 /// OpenTelemetry's GenAI attributes of a request.
-pub(super) fn describe_request(span: &mut Span, request: &Request, pair: &Pair) {
+pub(super) fn describe_request(span: &mut Span, request: &Request, pair: &Pair, roofs: &PairRoofs) {
     span.set(convention::OPERATION_NAME, "text_completion");
     span.set(convention::PROVIDER_NAME, "outrider");
     span.set(convention::REQUEST_MODEL, pair.target.description.model.clone());
@@ -255,7 +322,6 @@ pub(super) fn describe_request(span: &mut Span, request: &Request, pair: &Pair) 
     span.set(convention::REQUEST_SEED, request.sampling.seed as i64);
     span.set(convention::USAGE_INPUT_TOKENS, request.prompt.len() as i64);
     span.set(spec::GAMMA, request.gamma as i64);
-    let roofs = PairRoofs::described(pair);
     let keys = [roofline::DRAFT_ROOF_FLOPS, roofline::DRAFT_ROOF_BYTES, roofline::DRAFT_ROOF_MEMORY];
     describe_roofs(span, keys, roofs.draft.filter(|_| request.gamma > 0));
     let keys = [roofline::TARGET_ROOF_FLOPS, roofline::TARGET_ROOF_BYTES, roofline::TARGET_ROOF_MEMORY];

@@ -354,7 +354,7 @@ fn number(value: Option<f64>) -> String {
     }
 }
 
-fn time(seconds: Option<f64>) -> String {
+pub(crate) fn time(seconds: Option<f64>) -> String {
     match seconds {
         None => "-".to_owned(),
         Some(seconds) if seconds.abs() >= 1.0 => format!("{seconds:.2} s"),

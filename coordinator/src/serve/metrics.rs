@@ -26,7 +26,7 @@ use telemetry::{
 
 use self::distance::Distance;
 use super::parse::Endpoint;
-use crate::{Cycle, Leg, Run};
+use crate::{Cycle, Run, cycle::Part};
 
 /// The boundaries that the GenAI conventions advise, in seconds.
 const TIME_TO_FIRST_TOKEN_S: [f64; 16] =
@@ -74,7 +74,7 @@ struct Proposed {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct Part {
+struct PartLabel {
     part: &'static str,
 }
 
@@ -101,7 +101,7 @@ pub(super) struct Metrics {
     accepted_per_position: Family<Position, Count>,
     cycles: Family<Proposed, Count>,
     cycle_duration: HistogramWithExemplars<Exemplar>,
-    cycle_time: Family<Part, Counter<f64, AtomicU64>>,
+    cycle_time: Family<PartLabel, Counter<f64, AtomicU64>>,
     draft_absent: Count,
     failovers: Family<Failover, Count>,
     running: Gauge<i64, AtomicI64>,
@@ -233,18 +233,9 @@ impl Metrics {
         if cycle.gamma == 0 && cycle.wanted > 0 {
             self.draft_absent.inc();
         }
-        let draft = cycle.draft.unwrap_or_default();
-        let Leg { compute, queue, network, .. } = cycle.target;
-        for (part, time) in [
-            ("draft_compute", draft.compute),
-            ("draft_queue", draft.queue),
-            ("draft_network", draft.network),
-            ("target_compute", compute),
-            ("target_queue", queue),
-            ("target_network", network),
-            ("coordinator", cycle.coordinator()),
-        ] {
-            self.cycle_time.get_or_create(&Part { part }).inc_by(time.as_secs_f64());
+        for part in Part::ALL {
+            let label = PartLabel { part: part.as_str() };
+            self.cycle_time.get_or_create(&label).inc_by(cycle.part(part).as_secs_f64());
         }
     }
 

@@ -4,17 +4,17 @@
 //! decoding through the same services (DESIGN §8): E tokens a cycle, t_AR one step of the target alone, r and o what such a step
 //! pays for the target's link and queue and the coordinator. Each lever changes one term of it by half.
 
-use std::{cmp::Ordering, fmt};
+use std::fmt;
 
 use serde::Serialize;
 use speculative::cost::expected_tokens;
 use telemetry::names::event;
 
-use super::{
-    Request,
-    request::{Cycle, Part},
+use super::{Request, request::Cycle};
+use crate::{
+    cycle::Part,
+    report::{self, median, terminal},
 };
-use crate::report::median;
 
 #[cfg(test)]
 mod tests;
@@ -169,7 +169,7 @@ impl Judgement {
         let budget = Part::ALL.map(|part| Share { part, mean_s: of_part(part) / 1e9, share: of_part(part) / wall });
         let speculates = terms.gamma > 0.0;
         let mut levers = if speculates { levers(&terms, &survival, t_ar.is_some()) } else { Vec::new() };
-        levers.sort_by(|a, b| b.speedup.partial_cmp(&a.speedup).unwrap_or(Ordering::Equal));
+        levers.sort_by(|a, b| b.speedup.total_cmp(&a.speedup));
         let limit = levers.iter().find_map(|lever| lever.limit).unwrap_or(Limit::Verify);
         let judgement = Self {
             trace_id: request.trace_id.clone(),
@@ -241,8 +241,7 @@ impl Judgement {
 fn t_ar_ns(request: &Request, others: &[Request]) -> Option<f64> {
     let of = |requests: &mut dyn Iterator<Item = &Request>| {
         let alone = requests.flat_map(|request| &request.cycles).filter(|cycle| cycle.gamma == 0);
-        let steps: Vec<f64> = alone.map(|cycle| cycle.target.compute_ns).collect();
-        (!steps.is_empty()).then(|| mean(steps.into_iter()))
+        report::mean(&alone.map(|cycle| cycle.target.compute_ns).collect::<Vec<_>>())
     };
     let same = |other: &&Request| other.model == request.model && other.gamma == 0;
     of(&mut others.iter().filter(same)).or_else(|| of(&mut [request].into_iter()))
@@ -276,9 +275,7 @@ fn levers(terms: &Terms, survival: &[f64], t_ar_is_known: bool) -> Vec<Lever> {
     levers.push(saved("if the queues were half as long", Limit::Queue, terms.draft_queue + terms.target_queue));
     if !t_ar_is_known {
         levers.push(saved("if the target's passes took half as long", Limit::Verify, terms.verify));
-    }
-    if t_ar_is_known
-        && let Some((gamma, speedup)) = best_gamma(terms, survival)
+    } else if let Some((gamma, speedup)) = best_gamma(terms, survival)
         && speedup > terms.speedup() * 1.02
     {
         levers.push(Lever { what: format!("with γ {gamma}, estimated"), speedup, limit: None });
@@ -298,7 +295,7 @@ fn best_gamma(terms: &Terms, survival: &[f64]) -> Option<(usize, f64)> {
         };
         (gamma, changed.speedup())
     };
-    (1..=survival.len()).map(of_gamma).max_by(|a, b| a.1.partial_cmp(&b.1).unwrap_or(Ordering::Equal))
+    (1..=survival.len()).map(of_gamma).max_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 fn slowest(cycles: &[Cycle]) -> Vec<Slow> {
@@ -307,7 +304,7 @@ fn slowest(cycles: &[Cycle]) -> Vec<Slow> {
         median(&times).unwrap_or_default()
     });
     let mut slowest: Vec<&Cycle> = cycles.iter().collect();
-    slowest.sort_by(|a, b| b.wall_ns.partial_cmp(&a.wall_ns).unwrap_or(Ordering::Equal));
+    slowest.sort_by(|a, b| b.wall_ns.total_cmp(&a.wall_ns));
     let of_cycle = |cycle: &Cycle| Slow { cycle: cycle.number, wall_s: cycle.wall_ns / 1e9, why: why(cycle, &usual) };
     slowest.into_iter().take(SLOWEST).map(of_cycle).collect()
 }
@@ -315,7 +312,7 @@ fn slowest(cycles: &[Cycle]) -> Vec<Slow> {
 /// Why a cycle took as long as it did: the part that took longest beyond what is usual.
 fn why(cycle: &Cycle, usual: &[f64; 7]) -> String {
     let beyond = |at: usize| cycle.part_ns(Part::ALL[at]) - usual[at];
-    let most = (0..usual.len()).max_by(|&a, &b| beyond(a).partial_cmp(&beyond(b)).unwrap_or(Ordering::Equal));
+    let most = (0..usual.len()).max_by(|&a, &b| beyond(a).total_cmp(&beyond(b)));
     let Some(at) = most.filter(|&at| beyond(at) > WORTH_TELLING * (cycle.wall_ns - beyond(at))) else {
         return "nothing in it took much longer than usual".to_owned();
     };
@@ -326,10 +323,12 @@ fn why(cycle: &Cycle, usual: &[f64; 7]) -> String {
         Some(rows @ 1..) => format!(" behind other sessions' pass of {rows} rows"),
         _ => String::new(),
     };
-    let draft = cycle.draft.clone().unwrap_or_default();
+    let (draft, target) = (cycle.draft.as_ref(), &cycle.target);
     match Part::ALL[at] {
-        Part::DraftQueue => format!("propose waited {took} for the model{}", behind(draft.behind_rows)),
-        Part::TargetQueue => format!("verify waited {took} for the model{}", behind(cycle.target.behind_rows)),
+        Part::DraftQueue => {
+            format!("propose waited {took} for the model{}", behind(draft.and_then(|draft| draft.behind_rows)))
+        }
+        Part::TargetQueue => format!("verify waited {took} for the model{}", behind(target.behind_rows)),
         Part::DraftNetwork if happened(event::DRAFT_LATE) => {
             format!("the draft was late: {took} were waited for nothing")
         }
@@ -339,8 +338,10 @@ fn why(cycle: &Cycle, usual: &[f64; 7]) -> String {
         }
         Part::DraftNetwork => format!("the way to the draft and back took {took}, usually {usual}"),
         Part::TargetNetwork => format!("the way to the target and back took {took}, usually {usual}"),
-        Part::DraftCompute => format!("drafting took {took}, usually {usual}{}", shared(draft.others_rows)),
-        Part::TargetCompute => format!("verifying took {took}, usually {usual}{}", shared(cycle.target.others_rows)),
+        Part::DraftCompute => {
+            format!("drafting took {took}, usually {usual}{}", shared(draft.map_or(0, |draft| draft.others_rows)))
+        }
+        Part::TargetCompute => format!("verifying took {took}, usually {usual}{}", shared(target.others_rows)),
         Part::Coordinator => format!("the coordinator took {took}, usually {usual}"),
     }
 }
@@ -353,32 +354,12 @@ fn shared(others_rows: u64) -> String {
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
-    if count > 0.0 { sum / count } else { 0.0 }
+    report::mean(&values.collect::<Vec<_>>()).unwrap_or_default()
 }
 
 /// A time for people.
 pub(super) fn time(seconds: f64) -> String {
-    match seconds {
-        1.0.. => format!("{seconds:.2} s"),
-        1e-3.. => format!("{:.2} ms", seconds * 1e3),
-        _ => format!("{:.0} µs", seconds * 1e6),
-    }
-}
-
-impl Part {
-    /// In words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::DraftCompute => "draft compute",
-            Self::DraftQueue => "draft queue",
-            Self::DraftNetwork => "draft network",
-            Self::TargetCompute => "target compute",
-            Self::TargetQueue => "target queue",
-            Self::TargetNetwork => "target network",
-            Self::Coordinator => "coordinator",
-        }
-    }
+    terminal::time(Some(seconds))
 }
 
 impl fmt::Display for Judgement {
@@ -388,7 +369,7 @@ impl fmt::Display for Judgement {
         writeln!(f, "{}", self.verdict)?;
         writeln!(f, "\na cycle, mean of {traced} traced of {all}:")?;
         for Share { part, mean_s, share } in &self.budget {
-            writeln!(f, "  {:<15} {:>9}  {:>3.0}%", part.name(), time(*mean_s), 100.0 * share)?;
+            writeln!(f, "  {:<15} {:>9}  {:>3.0}%", part.as_str().replace('_', " "), time(*mean_s), 100.0 * share)?;
         }
         if !self.acceptance_per_position.is_empty() {
             let shares: Vec<_> =

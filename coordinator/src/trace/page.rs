@@ -6,8 +6,9 @@ use speculative::roofline::Roofs;
 use super::{
     Judgement, Request,
     judge::time,
-    request::{Cycle, Part, Side},
+    request::{Cycle, Side},
 };
+use crate::cycle::Part;
 
 const PAGE: &str = include_str!("page.html");
 

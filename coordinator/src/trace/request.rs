@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
 use speculative::{
     Acceptance,
     roofline::{Roofs, Work},
@@ -10,6 +9,7 @@ use speculative::{
 use telemetry::names::{convention, event, roofline, span, spec};
 
 use super::Span;
+use crate::cycle::Part;
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -86,39 +86,6 @@ pub struct Side {
     pub behind_rows: Option<u64>,
     /// Rows of other sessions in its own passes.
     pub others_rows: u64,
-}
-
-/// The parts of a cycle, in the order in which they come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Part {
-    /// Drafting.
-    DraftCompute,
-    /// Waiting for the draft's model.
-    DraftQueue,
-    /// On the way to the draft and back.
-    DraftNetwork,
-    /// Verifying.
-    TargetCompute,
-    /// Waiting for the target's model.
-    TargetQueue,
-    /// On the way to the target and back.
-    TargetNetwork,
-    /// The coordinator's own.
-    Coordinator,
-}
-
-impl Part {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::DraftCompute,
-        Self::DraftQueue,
-        Self::DraftNetwork,
-        Self::TargetCompute,
-        Self::TargetQueue,
-        Self::TargetNetwork,
-        Self::Coordinator,
-    ];
 }
 
 /// There is no request among the spans.

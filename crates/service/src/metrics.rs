@@ -47,10 +47,10 @@ impl Metrics {
     /// Of a service whose model will be in `worker`.
     pub(crate) fn new(worker: Arc<OnceLock<Worker>>, tracer: Tracer) -> Self {
         let mut all = metrics::Metrics::default();
-        let (opened, refused) = (Counter::default(), Family::default());
+        let (opened, refused) = (Counter::default(), Family::<Reason, Counter<u64, AtomicU64>>::default());
         // Counted from 0 on, so that the first one is seen to be one more.
         for reason in REASONS {
-            drop(Family::<Reason, Counter<u64, AtomicU64>>::get_or_create(&refused, &Reason { reason }));
+            drop(refused.get_or_create(&Reason { reason }));
         }
         let seconds = || Histograms::new_with_constructor(|| HistogramWithExemplars::new(SECONDS.into_iter()));
         let (duration, queue) = (seconds(), seconds());

@@ -187,7 +187,7 @@ pub struct Desk {
 
 impl Desk {
     /// Takes up the message of `cycle`, unless it is stale or a duplicate; its number is used up either way.
-    pub fn begin(&mut self, name: &'static str, cycle: u64, trace: Option<v1::TraceContext>) -> Option<Exchange> {
+    pub fn begin(&mut self, name: &'static str, cycle: u64, trace: Option<v1::TraceContext>) -> Option<Exchange<'_>> {
         if cycle <= self.last_answered {
             return None;
         }
@@ -198,18 +198,18 @@ impl Desk {
         Some(exchange)
     }
 
-    fn exchange(&self, name: &'static str, parent: Option<&TraceParent>) -> Exchange {
+    fn exchange(&self, name: &'static str, parent: Option<&TraceParent>) -> Exchange<'_> {
         let mut span = self.host.tracer().child_of_remote(name, parent);
         span.set(convention::RPC_SYSTEM, "grpc");
         span.set(convention::RPC_METHOD, self.method);
-        Exchange { host: self.host.clone(), name, received: Instant::now(), cycle: 0, span }
+        Exchange { host: &self.host, name, received: Instant::now(), cycle: 0, span }
     }
 }
 
 /// One message and its answer; the span ends with it.
 #[derive(Debug)]
-pub struct Exchange {
-    host: Host,
+pub struct Exchange<'a> {
+    host: &'a Host,
     name: &'static str,
     received: Instant,
     cycle: u64,
@@ -217,7 +217,7 @@ pub struct Exchange {
     pub span: Span,
 }
 
-impl Exchange {
+impl Exchange<'_> {
     /// The cost to answer with; queue and forwards become spans.
     pub fn cost(&mut self, cost: &Cost) -> v1::Cost {
         if self.span.is_recording() {

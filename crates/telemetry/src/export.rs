@@ -1,7 +1,7 @@
 //! Where spans go, and the count of what never arrived: a span that disappears is counted and warned about.
 
 use std::{
-    env, fmt,
+    env,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -147,7 +147,7 @@ struct Counted<E> {
     tally: Arc<Tally>,
 }
 
-impl<E: SpanExporter + fmt::Debug> SpanExporter for Counted<E> {
+impl<E: SpanExporter> SpanExporter for Counted<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len() as u64;
         let result = self.exporter.export(batch).await;

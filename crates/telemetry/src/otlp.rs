@@ -109,7 +109,7 @@ impl Signal {
 }
 
 /// A variable that is not empty.
-fn set(name: &str) -> Option<String> {
+pub(crate) fn set(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    env, fmt,
+    fmt,
     hash::{BuildHasher, RandomState},
     sync::{Arc, LazyLock},
     time::{Instant, SystemTime},
@@ -21,7 +21,7 @@ use opentelemetry_sdk::{
 
 use crate::{
     export::{self, Tally},
-    otlp::{Destination, ExportError, Signal},
+    otlp::{Destination, ExportError, Signal, set},
     trace_file::TraceFile,
 };
 
@@ -147,7 +147,6 @@ static INSTANCE: LazyLock<String> = LazyLock::new(|| format!("{:016x}", RandomSt
 
 /// What says that telemetry is of `service` and of this process, unless the standard variables say otherwise.
 pub(crate) fn resource(service: &'static str) -> Resource {
-    let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
     let builder = Resource::builder().with_service_name(set("OTEL_SERVICE_NAME").unwrap_or_else(|| service.to_owned()));
     let key = "service.instance.id";
     match set("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|attributes| attributes.contains(key)) {

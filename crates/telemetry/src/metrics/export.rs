@@ -1,6 +1,6 @@
 //! Metrics over OTLP, at intervals and once more at the end.
 
-use std::{env, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use opentelemetry_http::{Bytes, Request};
 use opentelemetry_proto::tonic::collector::metrics::v1::{
@@ -20,7 +20,7 @@ use tonic::{
 };
 
 use super::Metrics;
-use crate::otlp::{Destination, ExportError, Http, Protocol, Signal};
+use crate::otlp::{Destination, ExportError, Http, Protocol, Signal, set};
 
 /// How often they are sent where `OTEL_METRIC_EXPORT_INTERVAL` does not say.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -150,7 +150,7 @@ impl Sender {
 
 fn interval() -> Result<Duration, ExportError> {
     let variable = "OTEL_METRIC_EXPORT_INTERVAL";
-    match env::var(variable).ok().filter(|value| !value.is_empty()) {
+    match set(variable) {
         None => Ok(INTERVAL),
         Some(value) => match value.parse() {
             Ok(milliseconds @ 1..) => Ok(Duration::from_millis(milliseconds)),

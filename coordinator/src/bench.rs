@@ -10,10 +10,10 @@ use speculative::{
 use telemetry::Tracer;
 
 use crate::{
-    Deadlines, Error, Pair, PairRoofs, Request, Run, StopReason, TraceCycles,
+    Cycle, Deadlines, Error, Pair, PairRoofs, Request, Run, StopReason, TraceCycles,
     cycle::generate,
     echo::Echo,
-    report::{Report, Synthetic, Theory, median, median_interval},
+    report::{Report, Rooflines, Synthetic, Theory, median, median_interval},
 };
 
 /// What to measure.
@@ -76,12 +76,15 @@ pub struct Total {
     pub wall: Duration,
     /// What both models had to do.
     pub work: Work,
+    /// Where each side's forwards stand under its roofs.
+    pub rooflines: Rooflines,
 }
 
 impl Total {
-    fn of<'a>(runs: impl Iterator<Item = &'a Run>) -> Self {
-        let mut total = Self::default();
-        for cycle in runs.flat_map(|run| &run.cycles) {
+    fn of<'a>(runs: impl Iterator<Item = &'a Run>, roofs: &PairRoofs) -> Self {
+        let cycles: Vec<&Cycle> = runs.flat_map(|run| &run.cycles).collect();
+        let mut total = Self { rooflines: Rooflines::over(&cycles, roofs), ..Self::default() };
+        for cycle in cycles {
             total.cycles += 1;
             total.wall += cycle.wall;
             total.work += cycle.target.work + cycle.draft.map_or(Work::default(), |draft| draft.work);
@@ -253,8 +256,8 @@ impl Measured {
         let by_gamma: Vec<ByGamma> = (0..plan.gammas.len()).map(|at| self.by_gamma(at, plan.gammas[at])).collect();
         let ar = self.baseline(roofs.target.map(|roofs| roofs.bytes_per_s));
         let totals = Totals {
-            ar: Total::of(self.pairs.iter().flatten().map(|(ar, _)| ar)),
-            speculative: Total::of(self.pairs.iter().take(1).flatten().map(|(_, speculative)| speculative)),
+            ar: Total::of(self.pairs.iter().flatten().map(|(ar, _)| ar), &roofs),
+            speculative: Total::of(self.pairs.iter().take(1).flatten().map(|(_, speculative)| speculative), &roofs),
         };
         let (mut runs, alone) = (Vec::new(), pair.without_draft());
         for (ar, speculative) in self.pairs.into_iter().flatten() {

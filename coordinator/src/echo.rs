@@ -170,5 +170,6 @@ fn cost() -> proto::v1::Cost {
         flops: 100_000_000,
         bytes: 30_000_000,
         cached: 0,
+        behind_rows: 0,
     }
 }

@@ -91,6 +91,8 @@ fn leg(sent: Instant, cost: &Cost, wire_bytes: usize) -> Leg {
         select: Duration::from_nanos(cost.select_ns),
         work: Work { flops: cost.flops, bytes: cost.bytes },
         wire_bytes: wire_bytes as u64,
+        others_rows: u64::from(cost.batch_rows.saturating_sub(cost.rows)),
+        behind_rows: u64::from(cost.behind_rows),
     }
 }
 

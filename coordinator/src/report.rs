@@ -1,5 +1,6 @@
 //! What a run was, with the keys of the MLPerf EDU `nanogpt-decode-spec` workload and what they leave out.
 
+mod link;
 mod stats;
 mod synthetic;
 pub mod terminal;
@@ -12,6 +13,7 @@ use speculative::{
     roofline::{Placement, Roofs, Work},
 };
 
+pub use link::Link;
 pub use stats::{mean, median, median_interval};
 pub use synthetic::Synthetic;
 pub use theory::Theory;
@@ -108,7 +110,7 @@ pub struct Breakdown {
 }
 
 /// Both sides' rooflines.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Rooflines {
     /// The draft's; `null` for AR.
     pub draft: Option<Roofline>,
@@ -144,6 +146,8 @@ pub struct Roofline {
     pub utilisation: Option<f64>,
     /// `bandwidth_bound`, `compute_bound`, `ridge` or `dispatch_bound`.
     pub bound: Option<&'static str>,
+    /// The way to it, which is a roof of its own.
+    pub link: Link,
 }
 
 impl Report {
@@ -172,10 +176,7 @@ impl Report {
             acceptance_per_position: drafted.then(|| run.acceptance.survival()),
             time_to_first_token_s: run.time_to_first_token.map(|time| time.as_secs_f64()),
             cycle: Breakdowns::over(&run.cycles, drafted),
-            roofline: Rooflines {
-                draft: Roofline::over(run.cycles.iter().filter_map(|cycle| cycle.draft), roofs.draft),
-                target: Roofline::over(run.cycles.iter().map(|cycle| cycle.target), roofs.target),
-            },
+            roofline: Rooflines::over(&run.cycles.iter().collect::<Vec<_>>(), roofs),
             synthetic: Synthetic::of(pair),
             text: run.text,
             token_ids: run.token_ids,
@@ -213,16 +214,24 @@ impl Breakdown {
     }
 }
 
+impl Rooflines {
+    /// Of `cycles`, whose sides have these roofs.
+    pub(crate) fn over(cycles: &[&Cycle], roofs: &PairRoofs) -> Self {
+        Self {
+            draft: Roofline::over(cycles.iter().filter_map(|cycle| cycle.draft), roofs.draft),
+            target: Roofline::over(cycles.iter().map(|cycle| cycle.target), roofs.target),
+        }
+    }
+}
+
 impl Roofline {
     fn over(legs: impl Iterator<Item = Leg>, roofs: Option<Roofs>) -> Option<Self> {
-        let (mut work, mut seconds, mut cycles) = (Work::default(), 0.0, 0.0);
-        for leg in legs.filter(|leg| leg.work.flops > 0) {
+        let legs: Vec<Leg> = legs.filter(|leg| leg.work.flops > 0).collect();
+        let link = Link::over(legs.iter().map(|leg| (leg.network.as_secs_f64(), leg.wire_bytes)))?;
+        let (mut work, mut seconds, cycles) = (Work::default(), 0.0, legs.len() as f64);
+        for leg in legs {
             work += leg.work;
             seconds += leg.forward.as_secs_f64();
-            cycles += 1.0;
-        }
-        if cycles == 0.0 {
-            return None;
         }
         let placement = roofs.map(|roofs| Placement::of(work, seconds, &roofs));
         Some(Self {
@@ -238,6 +247,7 @@ impl Roofline {
             ridge_flops_per_byte: roofs.map(|roofs| roofs.ridge()),
             utilisation: placement.map(|placement| placement.utilisation),
             bound: placement.map(|placement| placement.bound.as_str()),
+            link,
         })
     }
 }

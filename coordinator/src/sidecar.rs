@@ -107,7 +107,7 @@ impl Sidecars {
                 continue;
             }
             let (measurement, regime_inference) = place(total, outcome.roofs.as_ref());
-            let extra = extra(phase, outcome, pair);
+            let extra = extra(phase, outcome, &total, pair);
             let sidecar = Sidecar {
                 schema: SCHEMA,
                 workload,
@@ -204,7 +204,7 @@ impl Regime {
     }
 }
 
-fn extra(phase: &str, outcome: &Outcome, pair: &Pair) -> Value {
+fn extra(phase: &str, outcome: &Outcome, total: &Total, pair: &Pair) -> Value {
     let first = outcome.by_gamma.first();
     let speculative = phase == "decode-speculative";
     let gamma = first.filter(|_| speculative).map_or(0, |by| by.gamma);
@@ -229,6 +229,7 @@ fn extra(phase: &str, outcome: &Outcome, pair: &Pair) -> Value {
         "draft": draft.map(|draft| &draft.model),
         "draft_params": draft.map(|draft| draft.parameters),
         "synthetic": outcome.synthetic,
+        "roofline": total.rooflines,
         "iteration": "one cycle, from proposal to commit",
         "peaks": "measured between the runs by the target: matmul in its dtype, reading at the working set of its weights",
         "version": env!("CARGO_PKG_VERSION"),

@@ -27,7 +27,7 @@ use opentelemetry_proto::tonic::{
         },
     },
     common::v1::{AnyValue, KeyValue, any_value},
-    trace::v1::{ResourceSpans, Span},
+    trace::v1::{ResourceSpans, ScopeSpans, Span},
 };
 use prost::Message;
 use telemetry::{
@@ -386,6 +386,19 @@ impl Trace {
         let adopted = |stored: &Stored| ids.contains(&stored.span.parent_span_id[..]);
         let roots = self.spans.iter().filter(|stored| stored.span.parent_span_id.is_empty());
         roots.count() == 1 && self.spans.iter().filter(|stored| !adopted(stored)).count() == 1
+    }
+
+    /// All spans as a line of OTLP's JSON, as a run's own file has them.
+    ///
+    /// # Panics
+    /// Never: spans are JSON.
+    pub fn to_json(&self) -> String {
+        let of_span = |stored: &Stored| ResourceSpans {
+            scope_spans: vec![ScopeSpans { spans: vec![stored.span.clone()], ..ScopeSpans::default() }],
+            ..ResourceSpans::default()
+        };
+        let request = ExportTraceServiceRequest { resource_spans: self.spans.iter().map(of_span).collect() };
+        serde_json::to_string(&request).expect("spans are JSON") + "\n"
     }
 
     /// The only span without a parent.

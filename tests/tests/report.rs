@@ -47,7 +47,7 @@ const PARTS: [&str; 8] = [
 /// What the parts of the services are made of.
 const WITHIN: [&str; 4] = ["draft_forward_s", "draft_select_s", "target_forward_s", "target_select_s"];
 
-const ROOFLINE: [&str; 12] = [
+const ROOFLINE: [&str; 13] = [
     "flops_per_cycle",
     "bytes_per_cycle",
     "intensity_flops_per_byte",
@@ -60,6 +60,7 @@ const ROOFLINE: [&str; 12] = [
     "ridge_flops_per_byte",
     "utilisation",
     "bound",
+    "link",
 ];
 
 /// DESIGN's keys, then those of the figures: losslessness, rates, acceptance, rows, overhead over bare echoes.
@@ -204,6 +205,12 @@ fn assert_roofline(side: &Value) {
         () => "ridge",
     };
     assert_eq!(side["bound"], bound);
+
+    let link = &side["link"];
+    assert_keys(link, ["roof_rtt_s", "rtt_s", "bytes_per_cycle", "utilisation"]);
+    let (roof, rtt) = (number(&link["roof_rtt_s"]), number(&link["rtt_s"]));
+    assert!(roof <= rtt && number(&link["bytes_per_cycle"]) > 10.0, "{link}");
+    assert_close(number(&link["utilisation"]), roof / rtt, "the link's utilisation");
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ mod raw;
 mod seen;
 #[path = "trace/shared.rs"]
 mod shared;
+#[path = "trace/sick.rs"]
+mod sick;
 #[path = "trace/transport.rs"]
 mod transport;
 #[path = "trace/tree.rs"]

@@ -33,6 +33,10 @@ pub struct Leg {
     pub work: Work,
     /// Bytes of the messages, both ways, as protobuf.
     pub wire_bytes: u64,
+    /// Rows of other sessions in the forward passes.
+    pub others_rows: u64,
+    /// Rows of the pass of other sessions that it waited for.
+    pub behind_rows: u64,
 }
 
 impl Leg {
@@ -190,6 +194,8 @@ impl Cycle {
             span.set(spec::DRAFT_FORWARD_NS, ns(draft.forward));
             span.set(spec::DRAFT_SELECT_NS, ns(draft.select));
             span.set(spec::DRAFT_WIRE_BYTES, draft.wire_bytes as i64);
+            span.set(spec::DRAFT_OTHERS_ROWS, draft.others_rows as i64);
+            span.set(spec::DRAFT_BEHIND_ROWS, draft.behind_rows as i64);
             span.set(roofline::DRAFT_FLOPS, draft.work.flops as i64);
             span.set(roofline::DRAFT_BYTES, draft.work.bytes as i64);
             span.set(roofline::DRAFT_INTENSITY, draft.work.intensity());
@@ -204,6 +210,8 @@ impl Cycle {
         span.set(spec::TARGET_FORWARD_NS, ns(self.target.forward));
         span.set(spec::TARGET_SELECT_NS, ns(self.target.select));
         span.set(spec::TARGET_WIRE_BYTES, self.target.wire_bytes as i64);
+        span.set(spec::TARGET_OTHERS_ROWS, self.target.others_rows as i64);
+        span.set(spec::TARGET_BEHIND_ROWS, self.target.behind_rows as i64);
         span.set(roofline::TARGET_FLOPS, self.target.work.flops as i64);
         span.set(roofline::TARGET_BYTES, self.target.work.bytes as i64);
         span.set(roofline::TARGET_INTENSITY, self.target.work.intensity());

@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 use proto::v1::{DescribeResponse, Load, Roofs};
 use speculative::roofline::{self, Placement, Work};
 
-use super::{Breakdown, Report, Roofline, Synthetic, Theory};
+use super::{Breakdown, Link, Report, Roofline, Synthetic, Theory};
 use crate::{Service, bench, pairing};
 
 /// Cells of a cycle's bar.
@@ -166,7 +166,13 @@ fn roofline(out: &mut String, side: &str, roofline: Option<&Roofline>) -> fmt::R
         let (flops, bytes) = (flops / 1e9, bytes / 1e9);
         write!(out, " of {flops:.0} GFLOP/s and {bytes:.0} GB/s: {:.0}% of the roof, {bound}", utilisation * 100.0)?;
     }
-    writeln!(out)
+    writeln!(out, "\n{:>11} link    {}", "", link(&roofline.link))
+}
+
+/// The way to a side, in a few words.
+pub(crate) fn link(link: &Link) -> String {
+    let (best, mean) = (time(Some(link.roof_rtt_s)), time(Some(link.rtt_s)));
+    format!("{mean:>8}: {best} at best, {:.0} bytes a cycle", link.bytes_per_cycle)
 }
 
 /// The table of a benchmark.

@@ -8,7 +8,7 @@ use super::*;
 const ROOFS: Roofs = Roofs { flops_per_s: 1e11, bytes_per_s: 1e10, memory_bytes_per_s: 5e9 };
 
 fn total(flops: u64, bytes: u64, millis: u64) -> Total {
-    Total { cycles: 4, wall: Duration::from_millis(millis), work: Work { flops, bytes } }
+    Total { cycles: 4, wall: Duration::from_millis(millis), work: Work { flops, bytes }, ..Total::default() }
 }
 
 #[test]

@@ -10,10 +10,13 @@ use serde::Serialize;
 use speculative::cost::expected_tokens;
 use telemetry::names::event;
 
-use super::{Request, request::Cycle};
+use super::{
+    Request,
+    request::{Cycle, Side},
+};
 use crate::{
     cycle::Part,
-    report::{self, median, terminal},
+    report::{self, Link, median, terminal},
 };
 
 #[cfg(test)]
@@ -55,6 +58,10 @@ pub struct Judgement {
     pub verdict: String,
     /// A mean cycle's parts; they add up to its wall.
     pub budget: Vec<Share>,
+    /// Of a mean cycle, what other sessions' rows in the target's passes take, a part of its compute; 0 to 1.
+    pub shared: f64,
+    /// The way to each side.
+    pub links: Links,
     /// What would change it, the best first.
     pub levers: Vec<Lever>,
     /// The slowest cycles, each with its reason.
@@ -86,6 +93,29 @@ pub struct Share {
     pub mean_s: f64,
     /// Of the wall, 0 to 1.
     pub share: f64,
+}
+
+/// The way to each side, over the cycles that were traced.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Links {
+    /// The draft's; `null` where it was never asked.
+    pub draft: Option<Link>,
+    /// The target's.
+    pub target: Option<Link>,
+}
+
+impl Links {
+    fn over(cycles: &[Cycle]) -> Self {
+        let of = |sides: &mut dyn Iterator<Item = &Side>| {
+            // A side that did not answer tells nothing of its link.
+            let answered = sides.filter(|side| side.work.flops > 0);
+            Link::over(answered.map(|side| (side.network_ns / 1e9, side.wire_bytes)))
+        };
+        Self {
+            draft: of(&mut cycles.iter().filter_map(|cycle| cycle.draft.as_ref())),
+            target: of(&mut cycles.iter().map(|cycle| &cycle.target)),
+        }
+    }
 }
 
 /// A change, and how fast the request would be with it.
@@ -122,6 +152,8 @@ struct Terms {
     draft_queue: f64,
     draft_network: f64,
     verify: f64,
+    /// What of the verify is due to other sessions' rows in its passes.
+    shared: f64,
     target_queue: f64,
     target_network: f64,
     coordinator: f64,
@@ -132,13 +164,13 @@ impl Terms {
         self.draft + self.draft_queue + self.draft_network + self.verify + self.beside()
     }
 
-    /// What a step of plain decoding pays too, beside the target's forward.
+    /// What a step of plain decoding pays too, beside the target's own work.
     fn beside(&self) -> f64 {
         self.target_queue + self.target_network + self.coordinator
     }
 
     fn speedup(&self) -> f64 {
-        self.expected * (self.t_ar + self.beside()) / self.wall()
+        self.expected * (self.t_ar + self.shared + self.beside()) / self.wall()
     }
 }
 
@@ -152,15 +184,19 @@ impl Judgement {
         let counted = if proposing.is_empty() { request.cycles.iter().collect() } else { proposing };
         let of_part = |part| mean(counted.iter().map(|cycle| cycle.part_ns(part)));
         let verify = of_part(Part::TargetCompute);
+        // What the verify would take without others: as it does in passes of its own, or else not less than a step.
+        let by_share = || mean(counted.iter().map(|cycle| share_ns(cycle))).max(t_ar.unwrap_or_default());
+        let alone = unshared_ns(&counted).unwrap_or_else(by_share).min(verify);
         let terms = Terms {
             expected: acceptance.mean_acceptance_length().unwrap_or(1.0),
             gamma: mean(counted.iter().map(|cycle| cycle.gamma as f64)),
             // A pass of one row takes no longer than one of more.
-            t_ar: t_ar.unwrap_or(verify),
+            t_ar: t_ar.unwrap_or(alone),
             draft: of_part(Part::DraftCompute),
             draft_queue: of_part(Part::DraftQueue),
             draft_network: of_part(Part::DraftNetwork),
             verify,
+            shared: verify - alone,
             target_queue: of_part(Part::TargetQueue),
             target_network: of_part(Part::TargetNetwork),
             coordinator: of_part(Part::Coordinator),
@@ -184,6 +220,8 @@ impl Judgement {
             limit,
             verdict: String::new(),
             budget: budget.to_vec(),
+            shared: terms.shared / wall,
+            links: Links::over(&request.cycles),
             levers,
             slowest: slowest(&request.cycles),
         };
@@ -223,10 +261,15 @@ impl Judgement {
             }
             Limit::Queue => {
                 let queue = share(&[Part::DraftQueue, Part::TargetQueue]);
-                format!("most hangs on the queue: {queue:.0}% of a cycle is waiting for a model that others keep busy")
+                let shared = 100.0 * self.shared;
+                format!(
+                    "most hangs on the queue: {queue:.0}% of a cycle is waiting for a model that others keep busy, and \
+                     {shared:.0}% their rows in its passes"
+                )
             }
             Limit::Verify => {
-                format!("most hangs on the verify, which is {:.0}% of a cycle", share(&[Part::TargetCompute]))
+                let verify = share(&[Part::TargetCompute]) - 100.0 * self.shared;
+                format!("most hangs on the verify, which is {verify:.0}% of a cycle")
             }
             Limit::Acceptance => {
                 let most = self.acceptance_per_position.len() + 1;
@@ -240,11 +283,24 @@ impl Judgement {
 /// The mean compute of the target in cycles that proposed nothing, of the request itself or else of the others.
 fn t_ar_ns(request: &Request, others: &[Request]) -> Option<f64> {
     let of = |requests: &mut dyn Iterator<Item = &Request>| {
-        let alone = requests.flat_map(|request| &request.cycles).filter(|cycle| cycle.gamma == 0);
-        report::mean(&alone.map(|cycle| cycle.target.compute_ns).collect::<Vec<_>>())
+        let steps: Vec<&Cycle> =
+            requests.flat_map(|request| &request.cycles).filter(|cycle| cycle.gamma == 0).collect();
+        unshared_ns(&steps)
     };
     let same = |other: &&Request| other.model == request.model && other.gamma == 0;
     of(&mut others.iter().filter(same)).or_else(|| of(&mut [request].into_iter()))
+}
+
+/// The mean compute of the target in those of `cycles` whose passes held no other session's rows.
+fn unshared_ns(cycles: &[&Cycle]) -> Option<f64> {
+    let unshared = cycles.iter().filter(|cycle| cycle.target.others_rows == 0);
+    report::mean(&unshared.map(|cycle| cycle.target.compute_ns).collect::<Vec<_>>())
+}
+
+/// The target's compute in this cycle with its share of the passes, by rows.
+fn share_ns(cycle: &Cycle) -> f64 {
+    let (own, others) = (cycle.gamma as f64 + 1.0, cycle.target.others_rows as f64);
+    cycle.target.compute_ns - cycle.target.forward_ns * others / (own + others)
 }
 
 /// What would change the speed-up: each cost halved, half of the rejected proposals accepted, another γ.
@@ -261,9 +317,10 @@ fn levers(terms: &Terms, survival: &[f64], t_ar_is_known: bool) -> Vec<Lever> {
             terms.expected += (terms.gamma + 1.0 - terms.expected).max(0.0) / 2.0;
         }),
     ];
-    if terms.verify > terms.t_ar {
+    let further = terms.verify - terms.shared - terms.t_ar;
+    if further > 0.0 {
         levers.push(half("if the verify's further rows cost half as much", Limit::Verify, &|terms| {
-            terms.verify -= (terms.verify - terms.t_ar) / 2.0;
+            terms.verify -= further / 2.0;
         }));
     }
     // What plain decoding pays too is measured by the time that it saves, against plain decoding as it is now.
@@ -272,9 +329,11 @@ fn levers(terms: &Terms, survival: &[f64], t_ar_is_known: bool) -> Vec<Lever> {
         Lever { what: what.to_owned(), speedup, limit: Some(limit) }
     };
     levers.push(saved("if the target were half as far away", Limit::Network, terms.target_network));
-    levers.push(saved("if the queues were half as long", Limit::Queue, terms.draft_queue + terms.target_queue));
+    let others = terms.draft_queue + terms.target_queue + terms.shared;
+    levers.push(saved("if other sessions kept the models half as busy", Limit::Queue, others));
     if !t_ar_is_known {
-        levers.push(saved("if the target's passes took half as long", Limit::Verify, terms.verify));
+        let own = terms.verify - terms.shared;
+        levers.push(saved("if the target's passes took half as long", Limit::Verify, own));
     } else if let Some((gamma, speedup)) = best_gamma(terms, survival)
         && speedup > terms.speedup() * 1.02
     {
@@ -290,7 +349,7 @@ fn best_gamma(terms: &Terms, survival: &[f64]) -> Option<(usize, f64)> {
         let changed = Terms {
             expected: expected_tokens(&survival[..gamma]),
             draft: terms.draft * part,
-            verify: terms.t_ar + (terms.verify - terms.t_ar) * part,
+            verify: terms.t_ar + terms.shared + (terms.verify - terms.shared - terms.t_ar) * part,
             ..*terms
         };
         (gamma, changed.speedup())
@@ -318,15 +377,15 @@ fn why(cycle: &Cycle, usual: &[f64; 7]) -> String {
     };
     let (took, usual) = (time(cycle.part_ns(Part::ALL[at]) / 1e9), time(usual[at] / 1e9));
     let happened = |name: &str| cycle.happened.iter().any(|(_, happened)| happened == name);
-    let behind = |rows: Option<u64>| match rows {
-        Some(rows) if rows > WINDOW_ROWS => format!(" behind another session's prefill, a pass of {rows} rows"),
-        Some(rows @ 1..) => format!(" behind other sessions' pass of {rows} rows"),
-        _ => String::new(),
+    let behind = |rows: u64| match rows {
+        0 => String::new(),
+        1..=WINDOW_ROWS => format!(" behind other sessions' pass of {rows} rows"),
+        rows => format!(" behind another session's prefill, a pass of {rows} rows"),
     };
     let (draft, target) = (cycle.draft.as_ref(), &cycle.target);
     match Part::ALL[at] {
         Part::DraftQueue => {
-            format!("propose waited {took} for the model{}", behind(draft.and_then(|draft| draft.behind_rows)))
+            format!("propose waited {took} for the model{}", behind(draft.map_or(0, |draft| draft.behind_rows)))
         }
         Part::TargetQueue => format!("verify waited {took} for the model{}", behind(target.behind_rows)),
         Part::DraftNetwork if happened(event::DRAFT_LATE) => {
@@ -370,6 +429,11 @@ impl fmt::Display for Judgement {
         writeln!(f, "\na cycle, mean of {traced} traced of {all}:")?;
         for Share { part, mean_s, share } in &self.budget {
             writeln!(f, "  {:<15} {:>9}  {:>3.0}%", part.as_str().replace('_', " "), time(*mean_s), 100.0 * share)?;
+        }
+        for (side, link) in [("draft", self.links.draft), ("target", self.links.target)] {
+            if let Some(link) = link {
+                writeln!(f, "  the {side}'s link {}", terminal::link(&link))?;
+            }
         }
         if !self.acceptance_per_position.is_empty() {
             let shares: Vec<_> =

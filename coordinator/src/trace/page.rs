@@ -70,6 +70,7 @@ fn data(request: &Request, judgement: &Judgement) -> Value {
         "budget": budget.collect::<Vec<_>>(),
         "acceptance": judgement.acceptance_per_position,
         "roofs": { "draft": roofs(request.roofs[0]), "target": roofs(request.roofs[1]) },
+        "links": judgement.links,
         "prefill": request.prefill_ns.map(|(start, end)| json!({ "start_ms": since(start), "end_ms": since(end) })),
         "cycles": request.cycles.iter().map(|cycle| of_cycle(cycle, since(cycle.start_ns))).collect::<Vec<_>>(),
         "events": events.collect::<Vec<_>>(),

@@ -76,16 +76,18 @@ pub struct Side {
     pub network_ns: f64,
     /// In forward passes.
     pub forward_ns: f64,
+    /// Bytes of its messages, both ways.
+    pub wire_bytes: u64,
     /// Their counted work.
     pub work: Work,
     /// Achieved over what the roofs allow.
     pub utilisation: Option<f64>,
     /// What limits it.
     pub bound: Option<String>,
-    /// Rows of the pass that it waited for, of other sessions.
-    pub behind_rows: Option<u64>,
-    /// Rows of other sessions in its own passes.
+    /// Rows of other sessions in its forward passes.
     pub others_rows: u64,
+    /// Rows of other sessions' pass that it waited for.
+    pub behind_rows: u64,
 }
 
 /// There is no request among the spans.
@@ -117,9 +119,9 @@ impl Request {
         for span in spans {
             children.entry((&span.trace_id, &span.parent)).or_default().push(span);
         }
-        let of = |parent: &Span| children.get(&(&parent.trace_id[..], &parent.id[..])).cloned().unwrap_or_default();
         let roots = spans.iter().filter(|span| span.name == span::GENERATE);
-        let mut requests: Vec<Self> = roots.map(|root| Self::of(root, &of)).collect();
+        let of = |root: &Span| Self::of(root, children.get(&(&*root.trace_id, &*root.id)).map_or(&[], Vec::as_slice));
+        let mut requests: Vec<Self> = roots.map(of).collect();
         requests.sort_by_key(|request| request.start_ns);
         match requests.is_empty() {
             true => Err(NotThere::Request { spans: spans.len() }),
@@ -127,13 +129,9 @@ impl Request {
         }
     }
 
-    fn of<'a>(root: &Span, children: &impl Fn(&Span) -> Vec<&'a Span>) -> Self {
-        let of_root = children(root);
-        let mut cycles: Vec<Cycle> = of_root
-            .iter()
-            .filter(|child| child.name == span::CYCLE)
-            .map(|cycle| Cycle::of(cycle, &children(cycle), children))
-            .collect();
+    fn of(root: &Span, children: &[&Span]) -> Self {
+        let cycles = children.iter().filter(|child| child.name == span::CYCLE);
+        let mut cycles: Vec<Cycle> = cycles.map(|cycle| Cycle::of(cycle)).collect();
         cycles.sort_by_key(|cycle| cycle.number);
         let whole = |key| root.number(key).unwrap_or_default() as u64;
         let reasons = root.attributes.get(convention::RESPONSE_FINISH_REASONS);
@@ -147,7 +145,7 @@ impl Request {
             })
         };
         let first = root.events.iter().find(|event| event.name == event::EMIT);
-        let prefill = of_root.iter().find(|child| child.name == span::PREFILL);
+        let prefill = children.iter().find(|child| child.name == span::PREFILL);
         Self {
             trace_id: root.trace_id.clone(),
             model: root.text(convention::REQUEST_MODEL).unwrap_or("a model without a name").to_owned(),
@@ -174,11 +172,8 @@ impl Request {
 }
 
 impl Cycle {
-    fn of<'a>(cycle: &Span, children: &[&'a Span], of: &impl Fn(&Span) -> Vec<&'a Span>) -> Self {
+    fn of(cycle: &Span) -> Self {
         let number = |key| cycle.number(key).unwrap_or_default();
-        let side = |name, keys: [&str; 8]| {
-            Side::of(cycle, children.iter().find(|child| child.name == name).copied(), of, keys)
-        };
         let asked = cycle.number(spec::DRAFT_COMPUTE_NS).is_some();
         let told = [event::COMMIT, event::EMIT];
         let happened = cycle.events.iter().filter(|event| !told.contains(&event.name.as_str()));
@@ -188,8 +183,8 @@ impl Cycle {
             wall_ns: number(spec::WALL_NS),
             gamma: number(spec::GAMMA) as usize,
             accepted: number(spec::ACCEPTED) as usize,
-            draft: asked.then(|| side(span::PROPOSE, DRAFT)),
-            target: side(span::VERIFY, TARGET),
+            draft: asked.then(|| Side::of(cycle, DRAFT)),
+            target: Side::of(cycle, TARGET),
             coordinator_ns: number(spec::COORDINATOR_NS),
             happened: happened.map(|event| (event.at_ns, event.name.clone())).collect(),
         }
@@ -216,21 +211,27 @@ const TARGET_ROOFS: [&str; 3] =
     [roofline::TARGET_ROOF_FLOPS, roofline::TARGET_ROOF_BYTES, roofline::TARGET_ROOF_MEMORY];
 
 /// The keys of a side's figures on a cycle's span.
-const DRAFT: [&str; 8] = [
+const DRAFT: [&str; 11] = [
     spec::DRAFT_COMPUTE_NS,
     spec::DRAFT_QUEUE_NS,
     spec::DRAFT_NETWORK_NS,
     spec::DRAFT_FORWARD_NS,
+    spec::DRAFT_WIRE_BYTES,
+    spec::DRAFT_OTHERS_ROWS,
+    spec::DRAFT_BEHIND_ROWS,
     roofline::DRAFT_FLOPS,
     roofline::DRAFT_BYTES,
     roofline::DRAFT_UTILISATION,
     roofline::DRAFT_BOUND,
 ];
-const TARGET: [&str; 8] = [
+const TARGET: [&str; 11] = [
     spec::TARGET_COMPUTE_NS,
     spec::TARGET_QUEUE_NS,
     spec::TARGET_NETWORK_NS,
     spec::TARGET_FORWARD_NS,
+    spec::TARGET_WIRE_BYTES,
+    spec::TARGET_OTHERS_ROWS,
+    spec::TARGET_BEHIND_ROWS,
     roofline::TARGET_FLOPS,
     roofline::TARGET_BYTES,
     roofline::TARGET_UTILISATION,
@@ -238,30 +239,22 @@ const TARGET: [&str; 8] = [
 ];
 
 impl Side {
-    /// From the cycle's figures, and where it is there from the service's own span.
-    fn of<'a>(
+    fn of(
         cycle: &Span,
-        served: Option<&Span>,
-        children: &impl Fn(&Span) -> Vec<&'a Span>,
-        [compute, queue, network, forward, flops, bytes, utilisation, bound]: [&str; 8],
+        [compute, queue, network, forward, wire, others, behind, flops, bytes, utilisation, bound]: [&str; 11],
     ) -> Self {
         let number = |key| cycle.number(key).unwrap_or_default();
-        let within = served.map(children).unwrap_or_default();
-        let behind = within.iter().filter(|child| child.name == span::QUEUE);
-        let rows = |key: &str| {
-            let forwards = within.iter().filter(|child| child.name == span::FORWARD);
-            forwards.filter_map(|forward| forward.number(key)).sum::<f64>() as u64
-        };
         Self {
             compute_ns: number(compute),
             queue_ns: number(queue),
             network_ns: number(network),
             forward_ns: number(forward),
+            wire_bytes: number(wire) as u64,
             work: Work { flops: number(flops) as u64, bytes: number(bytes) as u64 },
             utilisation: cycle.number(utilisation),
             bound: cycle.text(bound).map(str::to_owned),
-            behind_rows: behind.filter_map(|queue| queue.number(spec::BEHIND_ROWS)).map(|rows| rows as u64).max(),
-            others_rows: rows(spec::BATCH_ROWS).saturating_sub(rows(spec::ROWS)),
+            others_rows: number(others) as u64,
+            behind_rows: number(behind) as u64,
         }
     }
 }

@@ -165,6 +165,14 @@ fn the_sidecar_has_the_keys_of_the_seeds_schema_and_what_the_report_measured() {
         let flops = sum(&|run| number(&run["cycles"]) * number(&run["roofline"]["target"]["flops_per_cycle"]));
         let both = number(&measurement["analytic_flops_total"]);
         assert!(if gamma == 0 { (both / flops - 1.0).abs() < 1e-9 } else { both > flops }, "{both} and {flops}");
+
+        let rooflines = &file["extra"]["roofline"];
+        assert_eq!(rooflines["draft"].is_null(), gamma == 0, "{rooflines}");
+        let target = &rooflines["target"];
+        let of_target = number(&target["flops_per_cycle"]) * number(&measurement["n_iter"]);
+        assert!((of_target / flops - 1.0).abs() < 1e-9, "{of_target} and {flops}");
+        assert_eq!(target["roof_flops_per_s"], file["platform"]["peak_FLOPS"]);
+        assert!(number(&target["link"]["rtt_s"]) >= number(&target["link"]["roof_rtt_s"]), "{target}");
     }
 }
 

@@ -50,6 +50,7 @@ pub fn cost(cost: &Cost, received: Instant) -> v1::Cost {
         flops: sum(|pass| pass.work.flops),
         bytes: sum(|pass| pass.work.bytes),
         cached: cost.cached as u32,
+        behind_rows: cost.behind_rows as u32,
     }
 }
 

@@ -130,6 +130,10 @@ pub mod spec {
     pub const DRAFT_SELECT_NS: &str = "outrider.spec.draft_select_ns";
     /// Draft: bytes of its messages, both ways.
     pub const DRAFT_WIRE_BYTES: &str = "outrider.spec.draft_wire_bytes";
+    /// Draft: rows of other sessions in its forward passes.
+    pub const DRAFT_OTHERS_ROWS: &str = "outrider.spec.draft_others_rows";
+    /// Draft: rows of other sessions' pass that was under way when it was asked, and had to be waited for.
+    pub const DRAFT_BEHIND_ROWS: &str = "outrider.spec.draft_behind_rows";
     /// Target: server time less queue, ns.
     pub const TARGET_COMPUTE_NS: &str = "outrider.spec.target_compute_ns";
     /// Target: waiting for the model, ns.
@@ -142,6 +146,10 @@ pub mod spec {
     pub const TARGET_SELECT_NS: &str = "outrider.spec.target_select_ns";
     /// Target: bytes of its messages, both ways.
     pub const TARGET_WIRE_BYTES: &str = "outrider.spec.target_wire_bytes";
+    /// Target: rows of other sessions in its forward passes.
+    pub const TARGET_OTHERS_ROWS: &str = "outrider.spec.target_others_rows";
+    /// Target: rows of other sessions' pass that was under way when it was asked, and had to be waited for.
+    pub const TARGET_BEHIND_ROWS: &str = "outrider.spec.target_behind_rows";
     /// The coordinator's own time, ns.
     pub const COORDINATOR_NS: &str = "outrider.spec.coordinator_ns";
     /// The whole cycle, ns.

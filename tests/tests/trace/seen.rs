@@ -29,7 +29,7 @@ async fn recorded(folder: &TempDir, flags: &[&str]) -> (String, Value) {
     (file, report(&ended))
 }
 
-async fn explained(args: &[&str]) -> Value {
+pub(crate) async fn explained(args: &[&str]) -> Value {
     let ended = outrider(&[&["explain", "--json"][..], args].concat()).await.succeeded();
     serde_json::from_str(&ended.stdout).expect("a judgement")
 }
@@ -49,6 +49,11 @@ async fn a_runs_own_file_is_enough() {
     assert_eq!(judgement["trace_id"], report["trace_id"]);
     assert_eq!(judgement["cycles"][1], report["cycles"]);
     assert_eq!(judgement["acceptance_per_position"], report["acceptance_per_position"]);
+    for side in ["draft", "target"] {
+        for (figure, of_run) in report["roofline"][side]["link"].as_object().expect("a link") {
+            assert!(close(&judgement["links"][side][figure], of_run), "{side} {figure}: {judgement}");
+        }
+    }
     let shares = judgement["budget"].as_array().expect("parts").iter();
     let wall: f64 = shares.map(|share| share["mean_s"].as_f64().expect("a number")).sum();
     assert!(wall > 0.0 && judgement["speedup"].as_f64().is_some_and(|speedup| speedup > 0.0), "{judgement}");

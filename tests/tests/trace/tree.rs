@@ -193,6 +193,7 @@ fn assert_cycle(trace: &Trace, cycle: &Stored) -> usize {
         assert_parts(cycle, [spec::DRAFT_COMPUTE_NS, spec::DRAFT_FORWARD_NS, spec::DRAFT_SELECT_NS]);
         assert_placed(cycle, [roofline::DRAFT_UTILISATION, roofline::DRAFT_BOUND]);
         assert!(cycle.int(spec::DRAFT_WIRE_BYTES) > gamma, "{cycle}");
+        assert_eq!((cycle.int(spec::DRAFT_OTHERS_ROWS), cycle.int(spec::DRAFT_BEHIND_ROWS)), (0, 0), "{cycle}");
         seen += spans;
     }
     let verify = verifies[0];
@@ -207,6 +208,7 @@ fn assert_cycle(trace: &Trace, cycle: &Stored) -> usize {
     assert_parts(cycle, [spec::TARGET_COMPUTE_NS, spec::TARGET_FORWARD_NS, spec::TARGET_SELECT_NS]);
     assert_placed(cycle, [roofline::TARGET_UTILISATION, roofline::TARGET_BOUND]);
     assert!(cycle.int(spec::TARGET_WIRE_BYTES) > gamma, "{cycle}");
+    assert_eq!((cycle.int(spec::TARGET_OTHERS_ROWS), cycle.int(spec::TARGET_BEHIND_ROWS)), (0, 0), "{cycle}");
     seen + spans
 }
 
@@ -215,7 +217,8 @@ fn assert_cycle_keys(cycle: &Stored, drafted: bool) {
     let mut keys: Vec<String> = common.iter().map(|name| format!("outrider.spec.{name}")).collect();
     for side in ["draft", "target"].iter().skip(usize::from(!drafted)) {
         keys.extend(["compute", "queue", "network"].map(|part| format!("outrider.spec.{side}_{part}_ns")));
-        keys.extend(["forward_ns", "select_ns", "wire_bytes"].map(|part| format!("outrider.spec.{side}_{part}")));
+        let told = ["forward_ns", "select_ns", "wire_bytes", "others_rows", "behind_rows"];
+        keys.extend(told.map(|part| format!("outrider.spec.{side}_{part}")));
         let placed = ["flops", "bytes", "intensity", "utilisation", "bound"];
         keys.extend(placed.map(|name| format!("outrider.roofline.{side}.{name}")));
     }

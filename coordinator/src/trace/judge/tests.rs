@@ -74,6 +74,25 @@ fn what_costs_most_is_what_limits() {
     }
 }
 
+/// The target's passes carry the rows of another session's prefill: that is not the verify's own cost, whether cycles without such
+/// rows were seen or not.
+#[test]
+fn passes_full_of_others_rows_are_the_queues() {
+    let shared = |cycle: &mut Cycle| {
+        cycle.target = Side { compute_ns: 45e6, forward_ns: 45e6, others_rows: 256, ..Side::default() };
+        cycle.wall_ns = 48e6;
+    };
+    let mut sometimes = request(4, [([2.0, 0.0, 1.0, 12.0, 0.0, 0.0], 4); 20]);
+    sometimes.cycles.iter_mut().step_by(2).for_each(shared);
+    let mut always = sometimes.clone();
+    always.cycles.iter_mut().for_each(shared);
+    for (request, expected) in [(sometimes, (45.0 - 12.0) / 2.0 / 31.5), (always, 35.0 / 48.0)] {
+        let judgement = Judgement::of(&request, &[alone()]);
+        assert_eq!(judgement.limit, Limit::Queue, "{judgement}");
+        assert!((judgement.shared - expected).abs() < 1e-9, "{} for {expected}", judgement.shared);
+    }
+}
+
 /// Nothing is accepted beyond the first position, so that a γ of 1 is better than 4.
 #[test]
 fn another_gamma_is_found() {
@@ -94,7 +113,7 @@ fn without_a_step_of_plain_decoding_the_speedup_is_a_bound() {
 fn a_slow_cycle_is_explained_by_what_took_longer_than_usual() {
     let mut request = request(4, [([2.0, 0.0, 1.0, 10.0, 0.0, 1.0], 2); 20]);
     let queued = &mut request.cycles[7];
-    (queued.target.queue_ns, queued.target.behind_rows) = (4.1e6 * 5.0, Some(512));
+    (queued.target.queue_ns, queued.target.behind_rows) = (4.1e6 * 5.0, 512);
     queued.wall_ns += 4.1e6 * 5.0;
     let judgement = Judgement::of(&request, &[]);
     assert_eq!(judgement.slowest[0].cycle, 8);

@@ -29,6 +29,6 @@ pub mod sidecar;
 pub mod text;
 pub mod trace;
 
-pub use cycle::{Cycle, Leg, Request, Run, StopReason, TraceCycles, generate, generate_paced};
+pub use cycle::{Cycle, Leg, Part, Request, Run, StopReason, TraceCycles, generate, generate_paced};
 pub use error::Error;
 pub use pairing::{Access, Deadlines, Pair, PairRoofs, Service};

@@ -64,18 +64,18 @@ impl Role for Drafting {
             Some(draft_session_request::Message::Open(_)) => return Err(session::opened_twice()),
             None => return Ok(None),
         };
-        let Some(mut exchange) = desk.begin(span::PROPOSE, cycle, trace) else {
+        let Some(exchange) = desk.begin(span::PROPOSE, cycle, trace) else {
             return Ok(None);
         };
         let message = Propose { base_len: base_len as usize, tokens, gamma: gamma as usize };
         let message = match self.0.propose(message).await {
             Ok(Answer { tokens, confidences, cost, .. }) => {
-                let cost = Some(exchange.cost(&cost));
+                let cost = Some(exchange.cost(cost));
                 draft_session_response::Message::Proposal(v1::Proposal { cycle, base_len, tokens, confidences, cost })
             }
             Err(AnswerError::Refused(refusal)) => draft_session_response::Message::Rejected(exchange.refuse(refusal)),
             Err(AnswerError::Failed(error)) => {
-                exchange.span.fail(&error);
+                exchange.fail(&error);
                 return Err(wire::failure_status(&error));
             }
         };

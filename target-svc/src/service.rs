@@ -64,22 +64,22 @@ impl Role for Verifying {
             Some(target_session_request::Message::Open(_)) => return Err(session::opened_twice()),
             None => return Ok(None),
         };
-        let Some(mut exchange) = desk.begin(span::VERIFY, cycle, trace) else {
+        let Some(exchange) = desk.begin(span::VERIFY, cycle, trace) else {
             return Ok(None);
         };
         let message = Verify { base_len: base_len as usize, proposed };
         let message = match self.0.verify(&message).await {
             Ok(Answer { tokens, logprobs, cost, .. }) => {
                 let (base_len, accepted) = (self.base_len() as u32, tokens.len() as u32 - 1);
-                exchange.span.set(spec::ACCEPTED, i64::from(accepted));
-                let cost = Some(exchange.cost(&cost));
+                exchange.tell(spec::ACCEPTED, i64::from(accepted));
+                let cost = Some(exchange.cost(cost));
                 let logprobs = logprobs.into_iter().map(wire::logprobs).collect();
                 let verdict = v1::Verdict { cycle, base_len, accepted, tokens, cost, logprobs };
                 target_session_response::Message::Verdict(verdict)
             }
             Err(AnswerError::Refused(refusal)) => target_session_response::Message::Rejected(exchange.refuse(refusal)),
             Err(AnswerError::Failed(error)) => {
-                exchange.span.fail(&error);
+                exchange.fail(&error);
                 return Err(wire::failure_status(&error));
             }
         };

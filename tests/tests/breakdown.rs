@@ -16,10 +16,11 @@ use model::{Compute, Decoder, EmbeddedModel, Limits, Source, Transformer};
 use outrider_tests::{
     cluster::{
         self, Node,
-        decoders::{Wrapped, sleepy},
+        decoders::{Wrapped, sleepy, wide},
     },
     proxy::Proxy,
 };
+use speculative::Sampling;
 use tokio::sync::Mutex;
 
 const GAMMA: usize = 4;
@@ -183,6 +184,46 @@ async fn a_slow_draft_is_the_drafts_compute() {
 #[tokio::test]
 async fn a_slow_target_is_the_targets_compute() {
     assert_found_in("target_compute", |rig, delay| rig.target_pause.set(delay)).await;
+}
+
+/// To cut a vocabulary of many ids to its nucleus takes time for each row: it is found in select on both sides, as a part of what
+/// they compute, and not in their forwards.
+#[tokio::test]
+async fn a_choice_among_many_tokens_is_select() {
+    const IDS: usize = 100_000;
+    let _alone = MEASURING.lock().await;
+    let worker = |of| cluster::spawn(wide(model(of), IDS), Limits::default());
+    let (draft, target) = (Node::draft(worker(EmbeddedModel::Draft)), Node::target(worker(EmbeddedModel::Target)));
+    let pair = cluster::pair(Some(&draft), &target).await;
+    let mut cycles = [Vec::new(), Vec::new()];
+    for round in 0..ROUNDS {
+        for (cycles, top_p) in cycles.iter_mut().zip([1.0, 0.95]) {
+            let sampling = Sampling { top_p, ..cluster::sampled(0.8, round as u64) };
+            let run = cluster::run(&pair, &cluster::request("ROMEO:", sampling, 40, GAMMA)).await;
+            assert_sums(&run);
+            cycles.extend(run.cycles.into_iter().filter(|cycle| cycle.gamma == GAMMA));
+        }
+    }
+    let [without, with] = &cycles;
+    let grown = |part: Part| median(with, part) - median(without, part);
+    let wall = grown(|cycle| cycle.wall);
+    let select: [Part; 2] = [|cycle| self::draft(cycle).select, |cycle| cycle.target.select];
+    let others: [Part; 7] = [
+        |cycle| self::draft(cycle).forward,
+        |cycle| self::draft(cycle).queue,
+        |cycle| self::draft(cycle).network,
+        |cycle| cycle.target.forward,
+        |cycle| cycle.target.queue,
+        |cycle| cycle.target.network,
+        Cycle::coordinator,
+    ];
+    let (select, others) = (select.map(|part| grown(part) / wall), others.map(|part| grown(part) / wall));
+    assert!(
+        wall > 0.002 && select.iter().all(|share| *share > 0.2),
+        "{wall} s longer, of which {select:.3?} on each side"
+    );
+    assert!(select.iter().sum::<f64>() >= 0.9, "{select:.3?} of what the cycle takes longer; others {others:.3?}");
+    assert!(others.iter().all(|share| share.abs() <= 0.1), "{others:.3?} of what the cycle takes longer");
 }
 
 /// Another session keeps the target busy with forwards that sleep: AR, one row at a time. This session's draft takes its

@@ -7,6 +7,8 @@ mod running;
 
 #[path = "trace/raw.rs"]
 mod raw;
+#[path = "trace/registry.rs"]
+mod registry;
 #[path = "trace/seen.rs"]
 mod seen;
 #[path = "trace/shared.rs"]

@@ -4,6 +4,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     future::{self, Future},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -20,7 +21,7 @@ use telemetry::{
     names::{convention, roofline, span, spec},
     server,
 };
-use tokio::{sync::mpsc, time};
+use tokio::{sync::mpsc, task, time};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
@@ -124,13 +125,17 @@ async fn exchange<R: Role>(
         return Err(Status::deadline_exceeded(format!("no open within {} s", OPEN_TIMEOUT.as_secs())));
     };
     let Some(first) = first? else { return Ok(()) };
-    let mut desk = Desk { host: host.clone(), method: R::METHOD, last_answered: 0 };
-    let (mut role, opened) = open::<R>(host, first, &desk).await?;
+    let mut desk = Desk { host: host.clone(), method: R::METHOD, last_answered: 0, exchange: None };
+    let (mut role, opened) = open::<R>(host, first, &mut desk).await?;
     send(outbox, opened).await?;
+    desk.file();
     while let Some(request) = next(requests, host.worker()?.limits().idle_timeout).await? {
         if let Some(answer) = role.answer(request, &mut desk).await? {
             send(outbox, answer).await?;
+            // The connection writes it first.
+            task::yield_now().await;
         }
+        desk.file();
     }
     Ok(())
 }
@@ -146,7 +151,7 @@ async fn next<T>(requests: &mut Streaming<T>, limit: Duration) -> Result<Option<
     }
 }
 
-async fn open<R: Role>(host: &Host, first: R::Request, desk: &Desk) -> Result<(R, R::Response), Status> {
+async fn open<R: Role>(host: &Host, first: R::Request, desk: &mut Desk) -> Result<(R, R::Response), Status> {
     let worker = host.worker()?;
     let Some(open) = R::as_open(first) else {
         return Err(Status::invalid_argument("the first message of a session must be open"));
@@ -155,11 +160,11 @@ async fn open<R: Role>(host: &Host, first: R::Request, desk: &Desk) -> Result<(R
     if let Some(trace_id) = trace.as_ref().and_then(TraceParent::trace_id) {
         logs::now_of_trace(&trace_id);
     }
-    let mut exchange = desk.exchange(span::PREFILL, trace.as_ref());
-    exchange.span.set(convention::USAGE_INPUT_TOKENS, open.tokens.len() as i64);
+    let exchange = desk.exchange.insert(Exchange::begin(span::PREFILL, 0, trace));
+    exchange.tell(convention::USAGE_INPUT_TOKENS, open.tokens.len() as i64);
     let (role, answer) = R::open(worker, open).await.map_err(|error| {
         host.metrics().refused(&error);
-        exchange.span.fail(&error);
+        exchange.fail(&error);
         wire::open_status(&error)
     })?;
     host.metrics().opened();
@@ -167,7 +172,7 @@ async fn open<R: Role>(host: &Host, first: R::Request, desk: &Desk) -> Result<(R
         first_token: answer.tokens.first().copied(),
         first_logprobs: answer.logprobs.into_iter().next().map(wire::logprobs),
         base_len: role.base_len() as u32,
-        cost: Some(exchange.cost(&answer.cost)),
+        cost: Some(exchange.cost(answer.cost)),
         incarnation_id: host.incarnation().to_owned(),
     };
     Ok((role, R::opened(opened)))
@@ -183,70 +188,110 @@ pub struct Desk {
     host: Host,
     method: &'static str,
     last_answered: u64,
+    /// The message that is being answered, until its answer is on its way.
+    exchange: Option<Exchange>,
 }
 
 impl Desk {
     /// Takes up the message of `cycle`, unless it is stale or a duplicate; its number is used up either way.
-    pub fn begin(&mut self, name: &'static str, cycle: u64, trace: Option<v1::TraceContext>) -> Option<Exchange<'_>> {
+    pub fn begin(&mut self, name: &'static str, cycle: u64, trace: Option<v1::TraceContext>) -> Option<&mut Exchange> {
         if cycle <= self.last_answered {
             return None;
         }
         self.last_answered = cycle;
-        let mut exchange = self.exchange(name, trace.map(wire::trace_parent).as_ref());
-        exchange.cycle = cycle;
-        exchange.span.set(spec::CYCLE, cycle as i64);
+        let exchange = self.exchange.insert(Exchange::begin(name, cycle, trace.map(wire::trace_parent)));
+        exchange.tell(spec::CYCLE, cycle as i64);
         Some(exchange)
     }
 
-    fn exchange(&self, name: &'static str, parent: Option<&TraceParent>) -> Exchange<'_> {
-        let mut span = self.host.tracer().child_of_remote(name, parent);
-        span.set(convention::RPC_SYSTEM, "grpc");
-        span.set(convention::RPC_METHOD, self.method);
-        Exchange { host: &self.host, name, received: Instant::now(), cycle: 0, span }
-    }
-}
-
-/// One message and its answer; the span ends with it.
-#[derive(Debug)]
-pub struct Exchange<'a> {
-    host: &'a Host,
-    name: &'static str,
-    received: Instant,
-    cycle: u64,
-    /// The service's span of this message.
-    pub span: Span,
-}
-
-impl Exchange<'_> {
-    /// The cost to answer with; queue and forwards become spans.
-    pub fn cost(&mut self, cost: &Cost) -> v1::Cost {
-        if self.span.is_recording() {
-            self.record(cost);
+    /// Makes the spans of the message that was answered, and counts it. Nobody waits for that: its answer is on its way.
+    fn file(&mut self) {
+        let Some(Exchange { name, received, parent, told, failure, answered, .. }) = self.exchange.take() else {
+            return;
+        };
+        let mut span = self.host.tracer().child_of_remote(name, parent.as_ref(), received);
+        if span.is_recording() {
+            span.set(convention::RPC_SYSTEM, "grpc");
+            span.set(convention::RPC_METHOD, self.method);
+            told.into_iter().for_each(|(key, value)| span.set(key, value));
         }
-        let trace_id = self.span.trace_id();
-        self.host.metrics().answered(self.name, self.received.elapsed(), cost.queue, trace_id.as_deref());
-        wire::cost(cost, self.received)
+        if let Some(failure) = failure {
+            span.fail(failure);
+        }
+        let Some((at, cost)) = answered else { return };
+        if span.is_recording() {
+            self.record(&span, received, &cost);
+        }
+        self.host.metrics().answered(name, at - received, cost.queue, span.trace_id().as_deref());
+        span.end(at);
     }
 
-    /// The refusal to answer with.
-    pub fn refuse(mut self, refusal: Refusal) -> v1::Rejected {
-        self.span.set(spec::REJECTED, refusal.detail.clone());
-        wire::rejected(self.cycle, refusal)
-    }
-
-    fn record(&mut self, cost: &Cost) {
+    /// Queue and forwards become spans.
+    fn record(&self, span: &Span, received: Instant, cost: &Cost) {
         let Some(first) = cost.passes.first() else { return };
         let behind = (cost.behind_rows > 0).then(|| (spec::BEHIND_ROWS, (cost.behind_rows as i64).into()));
-        self.span.record_child(span::QUEUE, (self.received, first.span.0), behind, &[]);
+        span.record_child(span::QUEUE, (received, first.span.0), behind, &[]);
         let roofs = self.host.worker().ok().and_then(Worker::known_roofs);
         for pass in &cost.passes {
             let shared = pass.batch_rows > pass.rows;
             let others = if shared { self.host.forwards().of(pass.id) } else { Vec::new() };
-            let forward = self.span.record_child(span::FORWARD, pass.span, attributes(pass, roofs), &others);
+            let forward = span.record_child(span::FORWARD, pass.span, attributes(pass, roofs), &others);
             if let Some(forward) = forward.filter(|_| shared) {
                 self.host.forwards().add(pass.id, forward);
             }
         }
+    }
+}
+
+impl Drop for Desk {
+    /// A session that ends in the middle of an answer tells of it all the same.
+    fn drop(&mut self) {
+        self.file();
+    }
+}
+
+/// One message and its answer.
+#[derive(Debug)]
+pub struct Exchange {
+    name: &'static str,
+    received: Instant,
+    cycle: u64,
+    parent: Option<TraceParent>,
+    told: Vec<(&'static str, Value)>,
+    failure: Option<String>,
+    /// When it was answered, and what that cost.
+    answered: Option<(Instant, Cost)>,
+}
+
+impl Exchange {
+    fn begin(name: &'static str, cycle: u64, parent: Option<TraceParent>) -> Self {
+        Self { name, received: Instant::now(), cycle, parent, told: Vec::new(), failure: None, answered: None }
+    }
+
+    /// Something for its span to tell.
+    pub fn tell(&mut self, key: &'static str, value: impl Into<Value>) {
+        if self.parent.is_some() {
+            self.told.push((key, value.into()));
+        }
+    }
+
+    /// The cost to answer with; queue and forwards become spans.
+    pub fn cost(&mut self, cost: Cost) -> v1::Cost {
+        let now = Instant::now();
+        let told = wire::cost(&cost, now - self.received);
+        self.answered = Some((now, cost));
+        told
+    }
+
+    /// The refusal to answer with.
+    pub fn refuse(&mut self, refusal: Refusal) -> v1::Rejected {
+        self.tell(spec::REJECTED, refusal.detail.clone());
+        wire::rejected(self.cycle, refusal)
+    }
+
+    /// It could not be answered.
+    pub fn fail(&mut self, error: &impl fmt::Display) {
+        self.failure = Some(error.to_string());
     }
 }
 

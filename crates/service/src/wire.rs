@@ -1,6 +1,6 @@
 //! From the wire's words to the model's and back.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use model::{Cost, Error, Open, OpenError, Reason, Refusal};
 use proto::v1;
@@ -37,14 +37,14 @@ pub fn trace_parent(trace: v1::TraceContext) -> TraceParent {
     TraceParent { traceparent: trace.traceparent, tracestate: trace.tracestate }
 }
 
-/// A model's cost on the wire; `received` is when the message came in, and it leaves now.
-pub fn cost(cost: &Cost, received: Instant) -> v1::Cost {
+/// A model's cost on the wire, of a message that was at the service for so long.
+pub fn cost(cost: &Cost, server: Duration) -> v1::Cost {
     let sum = |of: fn(&model::Pass) -> u64| cost.passes.iter().map(of).sum::<u64>();
     v1::Cost {
         queue_ns: cost.queue.as_nanos() as u64,
         forward_ns: cost.forward.as_nanos() as u64,
         select_ns: cost.select.as_nanos() as u64,
-        server_ns: received.elapsed().as_nanos() as u64,
+        server_ns: server.as_nanos() as u64,
         rows: sum(|pass| pass.rows as u64) as u32,
         batch_rows: sum(|pass| pass.batch_rows as u64) as u32,
         flops: sum(|pass| pass.work.flops),

@@ -13,11 +13,13 @@ use opentelemetry::Context;
 use opentelemetry_otlp::{WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::{
     Resource,
-    error::OTelSdkResult,
+    error::{OTelSdkError, OTelSdkResult},
     trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanExporter, SpanProcessor},
 };
+use tokio::runtime::Runtime;
 
 use crate::{
+    background,
     otlp::{Destination, ExportError, Protocol},
     trace_file::{FileExporter, TraceFile},
 };
@@ -25,8 +27,7 @@ use crate::{
 /// Spans that may wait for export. The SDK's default of 2048 is a fifth of a second of a fast pair's cycles.
 const MAX_QUEUE_SIZE: usize = 65_536;
 
-/// A provider that exports to `destination` and writes into `file`, and the counts of its spans for each of them. Must be
-/// called within a tokio runtime, which then drives the connection.
+/// A provider that exports to `destination` and writes into `file`, and the counts of its spans for each of them.
 pub(crate) fn provider(
     destination: Option<&Destination>,
     file: Option<&TraceFile>,
@@ -35,12 +36,12 @@ pub(crate) fn provider(
     let mut provider = SdkTracerProvider::builder().with_resource(resource);
     let mut tallies = Vec::new();
     if let Some(destination) = destination {
-        let (processor, tally) = processor(exporter(destination)?, destination.endpoint.clone());
+        let (processor, tally) = processor(exporter(destination)?, destination.endpoint.clone())?;
         provider = provider.with_span_processor(processor);
         tallies.push(tally);
     }
     if let Some(file) = file {
-        let (processor, tally) = processor(FileExporter::new(file.clone()), file.to_string());
+        let (processor, tally) = processor(FileExporter::new(file.clone()), file.to_string())?;
         provider = provider.with_span_processor(processor);
         tallies.push(tally);
     }
@@ -65,16 +66,16 @@ fn exporter(destination: &Destination) -> Result<opentelemetry_otlp::SpanExporte
     exporter.map_err(unusable)
 }
 
-fn processor(exporter: impl SpanExporter + 'static, to: String) -> (CountEnded, Arc<Tally>) {
+fn processor(exporter: impl SpanExporter + 'static, to: String) -> Result<(CountEnded, Arc<Tally>), ExportError> {
     let tally = Arc::new(Tally::default());
     let mut config = BatchConfigBuilder::default();
     if env::var_os("OTEL_BSP_MAX_QUEUE_SIZE").is_none() {
         config = config.with_max_queue_size(MAX_QUEUE_SIZE);
     }
-    let batch = BatchSpanProcessor::builder(Counted { exporter, to, tally: tally.clone() })
-        .with_batch_config(config.build())
-        .build();
-    (CountEnded { next: batch, tally: tally.clone() }, tally)
+    let background = background::runtime()?;
+    let counted = Counted { exporter: Arc::new(exporter), background, to, tally: tally.clone() };
+    let batch = BatchSpanProcessor::builder(counted).with_batch_config(config.build()).build();
+    Ok((CountEnded { next: batch, tally: tally.clone() }, tally))
 }
 
 /// How many spans ended and how many of them a receiver acknowledged.
@@ -139,18 +140,23 @@ impl SpanProcessor for CountEnded {
     }
 }
 
-/// Counts what the receiver acknowledges; warns at the first failure and at every hundredth after it.
+/// Exports in the background and counts what the receiver acknowledges; warns at the first failure and at every hundredth after
+/// it.
 #[derive(Debug)]
 struct Counted<E> {
-    exporter: E,
+    exporter: Arc<E>,
+    background: &'static Runtime,
     to: String,
     tally: Arc<Tally>,
 }
 
-impl<E: SpanExporter> SpanExporter for Counted<E> {
+impl<E: SpanExporter + 'static> SpanExporter for Counted<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len() as u64;
-        let result = self.exporter.export(batch).await;
+        let exporter = self.exporter.clone();
+        let export = async move { exporter.export(batch).await };
+        let exported = self.background.spawn(export).await;
+        let result = exported.unwrap_or_else(|panic| Err(OTelSdkError::InternalFailure(panic.to_string())));
         match &result {
             Ok(()) => {
                 self.tally.exported.fetch_add(spans, Relaxed);
@@ -174,6 +180,9 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
     }
 
     fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
+        // Nothing is exported yet, so there is no other holder.
+        if let Some(exporter) = Arc::get_mut(&mut self.exporter) {
+            exporter.set_resource(resource);
+        }
     }
 }

@@ -13,6 +13,7 @@
 //! - [`channel`]: gRPC to a server; [`connections`]: which ones a server accepts; [`tls`]: encrypted ones; [`http`]: HTTP over them.
 //! - [`watched`]: files that are read again when they change.
 
+mod background;
 pub mod channel;
 pub mod connections;
 mod export;

@@ -1,12 +1,13 @@
 //! Where OTLP goes, as the standard variables say: <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use tokio::task;
 use tonic::transport::{Channel, Endpoint};
 use ureq::{
     Agent,
@@ -14,6 +15,7 @@ use ureq::{
 };
 
 use crate::{
+    background,
     channel::{self, bare},
     tls::{ClientFiles, ClientTls},
 };
@@ -27,6 +29,9 @@ const MOST_ANSWER_BYTES: u64 = 1 << 20;
 /// Telemetry that cannot be exported as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
+    /// No thread to export from.
+    #[error("the thread that exports telemetry cannot be started: {0}")]
+    Thread(io::Error),
     /// A variable with a value that is not allowed.
     #[error("{variable} is {value}, allowed: {allowed}")]
     Variable {
@@ -157,7 +162,7 @@ impl Destination {
         Ok(Self { endpoint, protocol, timeout, files: Files::from_env(signal) })
     }
 
-    /// A connection that is made when it is first used. Must be called within a tokio runtime, which drives it.
+    /// A connection that is made when it is first used, and driven in the background.
     ///
     /// # Errors
     /// An endpoint or files that cannot be used.
@@ -173,10 +178,11 @@ impl Destination {
                 Some((host, tls.map_err(|error| unusable(error.to_string()))?))
             }
         };
+        let _driven_by = background::runtime()?.enter();
         Ok(channel::lazily(&endpoint.timeout(self.timeout), proof))
     }
 
-    /// A client for HTTP, which blocks.
+    /// A client for HTTP.
     ///
     /// # Errors
     /// Files that cannot be used.
@@ -235,7 +241,7 @@ fn check(endpoint: &str) -> Result<(), String> {
     }
 }
 
-/// The HTTP client of whoever exports on a thread that may block.
+/// An HTTP client, whose requests take a thread each while they last.
 #[derive(Clone, Debug)]
 pub(crate) struct Http(Agent);
 
@@ -244,18 +250,22 @@ impl Http {
     ///
     /// # Errors
     /// No answer, or one that is too long.
-    pub(crate) fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ureq::Error> {
-        let response = self.0.run(request.map(|body| body.to_vec()))?;
-        let (parts, mut body) = response.into_parts();
-        let body = body.with_config().limit(MOST_ANSWER_BYTES).read_to_vec()?;
-        Ok(Response::from_parts(parts, body.into()))
+    pub(crate) async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let agent = self.0.clone();
+        let exchange = move || {
+            let response = agent.run(request.map(|body| body.to_vec()))?;
+            let (parts, mut body) = response.into_parts();
+            let body = body.with_config().limit(MOST_ANSWER_BYTES).read_to_vec()?;
+            Ok(Response::from_parts(parts, body.into()))
+        };
+        task::spawn_blocking(exchange).await?
     }
 }
 
 #[tonic::async_trait]
 impl HttpClient for Http {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        self.send(request).map_err(HttpError::from)
+        self.send(request).await
     }
 }
 

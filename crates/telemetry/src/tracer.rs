@@ -45,8 +45,7 @@ impl Tracer {
     }
 
     /// The tracer of `service` (see [`crate::names::service`]) as the standard variables configure it: off unless
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set. Must be called within a tokio
-    /// runtime, which drives the connection.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set.
     ///
     /// # Errors
     /// An endpoint or a protocol that cannot be used.
@@ -104,12 +103,15 @@ impl Tracer {
         self.start(name, kind, &parent.unwrap_or_default(), None)
     }
 
-    /// Starts a span whose parent lives in the process that sent `parent`.
+    /// A span since `start`, whose parent lives in the process that sent `parent`.
     ///
     /// Without a (valid) parent nothing is recorded: a service's span means something only inside a request's trace.
-    pub fn child_of_remote(&self, name: &'static str, parent: Option<&TraceParent>) -> Span {
+    pub fn child_of_remote(&self, name: &'static str, parent: Option<&TraceParent>, start: Instant) -> Span {
+        if !self.is_on() {
+            return Span(None);
+        }
         match parent.map(TraceParent::extract) {
-            Some(cx) if cx.span().span_context().is_valid() => self.start(name, SpanKind::Server, &cx, None),
+            Some(cx) if cx.span().span_context().is_valid() => self.start(name, SpanKind::Server, &cx, Some(start)),
             _ => Span(None),
         }
     }
@@ -240,6 +242,13 @@ impl Span {
     pub fn fail(&mut self, description: impl fmt::Display) {
         if let Some(recording) = &mut self.0 {
             recording.span.set_status(Status::error(description.to_string()));
+        }
+    }
+
+    /// Ends it at a time measured elsewhere.
+    pub fn end(mut self, at: Instant) {
+        if let Some(Recording { tracer: Tracer(Some(exporting)), span }) = &mut self.0 {
+            span.end_with_timestamp(exporting.time_of(at));
         }
     }
 

@@ -147,6 +147,28 @@ pub fn counting(inner: Transformer, most: Arc<AtomicUsize>) -> Wrapped {
     })
 }
 
+/// The model with a vocabulary of `size` ids, of which those that it did not know are as unlikely as can be.
+pub fn wide(inner: Transformer, size: usize) -> Wrapped {
+    let tokenizer = byte_level(|vocabulary| {
+        vocabulary.tokens.extend((128..size).map(|id| format!("<{id}>")));
+        vocabulary.token_types.as_mut().expect("types").resize(size, 1);
+    });
+    let widened = Wrapped::new(inner, move |inner, batch| {
+        let forward = inner.forward(batch)?;
+        let rows: Vec<usize> = (0..batch.len()).map(|sequence| forward.rows(sequence)).collect();
+        let mut logits = Vec::with_capacity(rows.iter().sum::<usize>() * size);
+        for (sequence, &rows) in rows.iter().enumerate() {
+            for row in 0..rows {
+                let known = logits.len();
+                logits.extend_from_slice(forward.row(sequence, row));
+                logits.resize(known + size, -1000.0);
+            }
+        }
+        Ok(Forward::new(size, &rows, logits, forward.work))
+    });
+    widened.described(|model| (model.tokenizer, model.vocab_size) = (tokenizer, size))
+}
+
 /// Logits that have nothing to do with the tokens.
 pub fn garbage(inner: Transformer, logit: fn(u64) -> f32) -> Wrapped {
     let mut drawn = 0;

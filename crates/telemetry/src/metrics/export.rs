@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use prost::Message;
 use tokio::{
     sync::oneshot,
-    task::{self, JoinHandle},
+    task::JoinHandle,
     time::{self, MissedTickBehavior},
 };
 use tonic::{
@@ -20,7 +20,10 @@ use tonic::{
 };
 
 use super::Metrics;
-use crate::otlp::{Destination, ExportError, Http, Protocol, Signal, set};
+use crate::{
+    background,
+    otlp::{Destination, ExportError, Http, Protocol, Signal, set},
+};
 
 /// How often they are sent where `OTEL_METRIC_EXPORT_INTERVAL` does not say.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -53,7 +56,7 @@ struct Sending {
 
 impl Exporter {
     /// Begins to send `metrics` of the service that is named `service` where the standard variables say; `None` where they
-    /// name no endpoint. Must be called within a tokio runtime.
+    /// name no endpoint.
     ///
     /// # Errors
     /// Variables that cannot be used.
@@ -68,7 +71,7 @@ impl Exporter {
         let (resource, headers) = (crate::tracer::resource(service), headers()?);
         let sending = Sending { metrics, resource, sender, endpoint, timeout, headers, failures: 0 };
         let (stop, stopped) = oneshot::channel();
-        Ok(Some(Self { stop, sending: tokio::spawn(sending.run(interval, stopped)) }))
+        Ok(Some(Self { stop, sending: background::runtime()?.spawn(sending.run(interval, stopped)) }))
     }
 
     /// Sends them once more, and ends.
@@ -136,10 +139,7 @@ impl Sender {
                     post = post.header(name, value);
                 }
                 let post = post.body(Bytes::from(request.encode_to_vec())).map_err(|error| error.to_string())?;
-                let http = http.clone();
-                let answered =
-                    task::spawn_blocking(move || http.send(post)).await.map_err(|error| error.to_string())?;
-                match answered.map_err(|error| error.to_string())?.status() {
+                match http.send(post).await.map_err(|error| error.to_string())?.status() {
                     status if status.is_success() => Ok(()),
                     status => Err(status.to_string()),
                 }

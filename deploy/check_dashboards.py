@@ -109,24 +109,28 @@ def check_panel(panel, prometheus, values):
     return errors
 
 
+def values_of(dashboard, prometheus, rate_interval):
+    """What each variable of a dashboard stands for; ValueError where Prometheus knows no value."""
+    values = {"__rate_interval": rate_interval, "__interval": "15s", "__range": f"{prometheus.span_s:.0f}s"}
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] != "datasource":
+            values[variable["name"]] = choose(variable, prometheus, values)
+    return values
+
+
 def check(path, prometheus, rate_interval):
     """Checks one dashboard; returns how many errors there were."""
     with open(path, encoding="utf-8") as file:
         dashboard = json.load(file)
     print(f"{dashboard['title']} ({path})")
-    errors = 0
-    values = {"__rate_interval": rate_interval, "__interval": "15s", "__range": f"{prometheus.span_s:.0f}s"}
-    for variable in dashboard["templating"]["list"]:
-        if variable["type"] == "datasource":
-            continue
-        try:
-            values[variable["name"]] = choose(variable, prometheus, values)
-        except ValueError as error:
-            print(f"  FAILED  ${variable['name']}: {error}")
-            errors += 1
-            values[variable["name"]] = ".*"
-        print(f"          ${variable['name']} = {values[variable['name']]}")
-    return errors + sum(check_panel(panel, prometheus, values) for panel in panels_of(dashboard["panels"]))
+    try:
+        values = values_of(dashboard, prometheus, rate_interval)
+    except ValueError as error:
+        print(f"  FAILED  a variable: {error}")
+        return 1
+    for name, value in values.items():
+        print(f"          ${name} = {value}")
+    return sum(check_panel(panel, prometheus, values) for panel in panels_of(dashboard["panels"]))
 
 
 def main():

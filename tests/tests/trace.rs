@@ -15,6 +15,8 @@ mod seen;
 mod shared;
 #[path = "trace/sick.rs"]
 mod sick;
+#[path = "trace/store.rs"]
+mod store;
 #[path = "trace/transport.rs"]
 mod transport;
 #[path = "trace/tree.rs"]

@@ -53,7 +53,9 @@ pub enum Unreadable {
         error: serde_json::Error,
     },
     /// It is JSON of another kind.
-    #[error("line {line} holds no spans, allowed: OTLP's JSON (resourceSpans, batches) or Jaeger's (data)")]
+    #[error(
+        "line {line} holds no spans, allowed: OTLP's JSON (resourceSpans, batches), Jaeger's (data) or Otelite's (spans)"
+    )]
     Kind {
         /// The line, from 1.
         line: usize,
@@ -95,6 +97,9 @@ fn of_document(document: &Value) -> Option<Vec<Span>> {
     }
     if let Some(traces) = list("data") {
         return Some(traces.iter().flat_map(of_jaeger).collect());
+    }
+    if let Some(spans) = list("spans") {
+        return Some(spans.iter().map(of_otelite).collect());
     }
     of_document(document.get("trace")?)
 }
@@ -169,6 +174,29 @@ fn of_jaeger(trace: &Value) -> Vec<Span> {
         }
     };
     trace["spans"].as_array().into_iter().flatten().map(of_span).collect()
+}
+
+/// What Otelite's query API answers: flat, with every attribute as text.
+fn of_otelite(span: &Value) -> Span {
+    let attributes = |of: &Value| -> HashMap<String, Value> {
+        of["attributes"].as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let of_event = |event: &Value| Event {
+        name: text(&event["name"]),
+        at_ns: whole(&event["timestamp"]),
+        attributes: attributes(event),
+    };
+    Span {
+        trace_id: text(&span["trace_id"]),
+        id: text(&span["span_id"]),
+        parent: text(&span["parent_span_id"]),
+        name: text(&span["name"]),
+        service: text(&span["resource"]["attributes"]["service.name"]),
+        start_ns: whole(&span["start_time"]),
+        end_ns: whole(&span["end_time"]),
+        attributes: attributes(span),
+        events: span["events"].as_array().into_iter().flatten().map(of_event).collect(),
+    }
 }
 
 fn text(value: &Value) -> String {

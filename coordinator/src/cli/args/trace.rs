@@ -11,7 +11,7 @@ pub(in crate::cli) struct SourceArgs {
     pub(in crate::cli) source: String,
 
     /// Ask the store at this address, http://HOST:PORT or https://HOST:PORT, for the trace: GET /api/traces/TRACE-ID, as
-    /// Jaeger and Tempo answer it
+    /// Jaeger, Tempo and Otelite answer it
     #[arg(long, value_name = "URL", env = "OUTRIDER_STORE")]
     pub(in crate::cli) store: Option<String>,
 

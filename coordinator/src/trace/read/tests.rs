@@ -11,6 +11,10 @@ const JAEGER: &str = r#"{"data":[{"traceID":"0af7","spans":[{"traceID":"0af7","s
 "logs":[{"timestamp":6,"fields":[{"key":"event","type":"string","value":"emit"}]}]}],
 "processes":{"p1":{"serviceName":"outrider-target","tags":[]}}}]}"#;
 
+const OTELITE: &str = r#"{"trace_id":"0af7","spans":[{"span_id":"b7ad","trace_id":"0af7","parent_span_id":"00f0","name":"verify",
+"kind":"Server","start_time":1795797478054796803,"end_time":1795797478091995843,"attributes":{"n":"7","x":"0.5"},
+"resource":{"attributes":{"service.name":"outrider-target"}},"events":[{"name":"emit","timestamp":5,"attributes":{}}]}]}"#;
+
 fn assert_verify(span: &Span) {
     assert_eq!((&span.trace_id[..], &span.id[..], &span.parent[..]), ("0af7", "b7ad", "00f0"));
     assert_eq!((&span.name[..], &span.service[..]), ("verify", "outrider-target"));
@@ -20,9 +24,9 @@ fn assert_verify(span: &Span) {
 }
 
 #[test]
-fn otlp_and_jaeger_say_the_same() {
+fn all_forms_say_the_same() {
     let one_line = OTLP.replace('\n', "");
-    for text in [OTLP, &format!("{one_line}\n\n{one_line}\n"), &format!("{{\"trace\":{OTLP}}}"), JAEGER] {
+    for text in [OTLP, &format!("{one_line}\n\n{one_line}\n"), &format!("{{\"trace\":{OTLP}}}"), JAEGER, OTELITE] {
         let spans = spans(text).expect("spans");
         assert!(!spans.is_empty());
         spans.iter().for_each(assert_verify);

@@ -1,7 +1,6 @@
 //! Spans of one service, and the W3C context that ties them across processes.
 
 use std::{
-    collections::HashMap,
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{Arc, LazyLock},
@@ -10,7 +9,7 @@ use std::{
 
 use opentelemetry::{
     Context, KeyValue, Value,
-    propagation::TextMapPropagator,
+    propagation::{Extractor, Injector, TextMapPropagator},
     trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt, Tracer as _, TracerProvider},
 };
 use opentelemetry_sdk::{
@@ -24,6 +23,10 @@ use crate::{
     otlp::{Destination, ExportError, Signal, set},
     trace_file::TraceFile,
 };
+
+/// The fields of W3C Trace Context.
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
 
 /// Makes the spans of one service. Cheap to clone; a tracer that is off makes spans that cost a branch.
 #[derive(Clone, Default)]
@@ -293,19 +296,38 @@ impl TraceParent {
     }
 
     fn inject(cx: &Context) -> Self {
-        let mut headers = HashMap::new();
-        TraceContextPropagator::new().inject_context(cx, &mut headers);
-        let mut take = |name| headers.remove(name).unwrap_or_default();
-        Self { traceparent: take("traceparent"), tracestate: take("tracestate") }
+        let mut parent = Self::default();
+        TraceContextPropagator::new().inject_context(cx, &mut parent);
+        parent
     }
 
     /// The context that this names; without a valid `traceparent` one without a span.
     fn extract(&self) -> Context {
-        let headers = HashMap::from([
-            ("traceparent".to_owned(), self.traceparent.clone()),
-            ("tracestate".to_owned(), self.tracestate.clone()),
-        ]);
-        TraceContextPropagator::new().extract_with_context(&Context::new(), &headers)
+        TraceContextPropagator::new().extract_with_context(&Context::new(), self)
+    }
+}
+
+impl Injector for TraceParent {
+    fn set(&mut self, key: &str, value: String) {
+        match key {
+            TRACEPARENT => self.traceparent = value,
+            TRACESTATE => self.tracestate = value,
+            _ => {}
+        }
+    }
+}
+
+impl Extractor for TraceParent {
+    fn get(&self, key: &str) -> Option<&str> {
+        match key {
+            TRACEPARENT => Some(&self.traceparent),
+            TRACESTATE => Some(&self.tracestate),
+            _ => None,
+        }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec![TRACEPARENT, TRACESTATE]
     }
 }
 

@@ -18,7 +18,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from check_dashboards import Prometheus, panels_of, substitute, values_of
 
@@ -37,6 +37,8 @@ def shown(unit):
     def text(value, _=None):
         if unit == "percentunit":
             return f"{100 * value:.3g}%"
+        if value and abs(value) < 1e-12:
+            value = 0
         if value == 0 or unit in ("none", "cpm", "cps", "reqps") or unit.startswith("suffix:"):
             return f"{value:.3g}{suffix}"
         scale, prefix = next(((s, p) for s, p in SCALES if abs(value) >= s), SCALES[-1])
@@ -89,10 +91,12 @@ def draw(panel, axes, prometheus, values):
         for at, (name, times, numbers) in enumerate(all_series):
             style = "--" if re.search(r"roof|ridge|limit|break-even", name) else "-"
             axes.plot(times, numbers, style, label=name, color=COLOURS[at % len(COLOURS)], linewidth=1.3)
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    highest = max((number for _, _, numbers in all_series for number in numbers), default=0)
+    axes.set_ylim(0, 1.35 * (axes.dataLim.y1 if stacked else highest) or 1)
     axes.set_xlim(-prometheus.span_s, 0)
     axes.yaxis.set_major_formatter(FuncFormatter(text))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at / 60:.3g} min" if at else "now"))
+    axes.xaxis.set_major_locator(MultipleLocator(60))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at / 60:.0f} min" if at else "now"))
     axes.grid(color="#d9dee5", linewidth=0.5)
     if all_series:
         axes.legend(fontsize=6.5, loc="upper left", ncols=2, frameon=True, framealpha=0.8)
@@ -108,13 +112,13 @@ def draw_dashboard(path, prometheus, rate_interval, output):
     figure.text(0.01, 1 - 0.6 * ROW_INCHES / height, dashboard["title"], fontsize=14, fontweight="bold", va="center")
     for panel in panels:
         at = panel["gridPos"]
-        left, right = 0.055, 0.01
+        left, right = 0.045, 0.01
         bottom, top = (0.1, 0.9) if panel["type"] == "stat" else (0.55, 0.95)
         axes = figure.add_axes(
             (
-                at["x"] / COLUMNS + left * 0.6,
+                at["x"] / COLUMNS + left,
                 1 - (at["y"] + at["h"] + 1.2 - bottom) * ROW_INCHES / height,
-                at["w"] / COLUMNS - left * 0.6 - right,
+                at["w"] / COLUMNS - left - right,
                 (at["h"] - bottom - top) * ROW_INCHES / height,
             )
         )

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use coordinator::{Access, Cycle, Leg, Pair, Run, report};
+use coordinator::{Access, Cycle, Leg, Pair, Request, Run, report};
 use model::{Compute, Decoder, EmbeddedModel, Limits, Source, Transformer};
 use outrider_tests::{
     cluster::{
@@ -184,6 +184,72 @@ async fn a_slow_draft_is_the_drafts_compute() {
 #[tokio::test]
 async fn a_slow_target_is_the_targets_compute() {
     assert_found_in("target_compute", |rig, delay| rig.target_pause.set(delay)).await;
+}
+
+/// The same on the draft's side: another session, whose text is long already, has its forwards there to itself and asleep. While
+/// this session's window is verified the other's next forward begins, and the next proposal waits for it.
+#[tokio::test]
+async fn waiting_for_another_sessions_forward_is_the_drafts_queue() {
+    const SLEEP: Duration = Duration::from_millis(60);
+    const LONG_TEXT: usize = 300;
+    let _alone = MEASURING.lock().await;
+    let busy = Pause::default();
+    let pause = busy.clone();
+    let draft = Wrapped::new(model(EmbeddedModel::Draft), move |inner, batch| {
+        if let [alone] = batch
+            && alone.cache.len() >= LONG_TEXT
+        {
+            pause.sleep();
+        }
+        inner.forward(batch)
+    });
+    let draft = Node::draft(cluster::spawn(draft, Limits::default()));
+    let target = Node::target(cluster::spawn(model(EmbeddedModel::Target), Limits::default()));
+    let pair = cluster::pair(Some(&draft), &target).await;
+
+    let window = cluster::request("ROMEO:", cluster::sampled(0.8, 1), 60, GAMMA);
+    let long = cluster::request(&"JULIET:".repeat(LONG_TEXT / 6), cluster::sampled(0.8, 2), 1500, GAMMA);
+    let measured = async || {
+        let run = cluster::run(&pair, &window).await;
+        assert_sums(&run);
+        run.cycles.into_iter().filter(|cycle| cycle.gamma == GAMMA).collect::<Vec<_>>()
+    };
+    let without = measured().await;
+    busy.set(SLEEP);
+    let with = tokio::select! {
+        with = measured() => with,
+        run = cluster::run(&pair, &long) => panic!("the other ended first, after {} cycles", run.cycles.len()),
+    };
+    for (name, share) in grown(&without, &with, SLEEP) {
+        // What is left of the other's sleep when this session asks, and one more where the two forwards do not meet.
+        let right = if name == "draft_queue" { (0.4..2.1).contains(&share) } else { share.abs() <= 0.1 };
+        assert!(right, "{name} grew by {share:.3} of the sleep");
+    }
+}
+
+/// Text that has to be looked through for more and more ends is the coordinator's own time.
+#[tokio::test]
+async fn many_stop_strings_are_the_coordinators() {
+    const STOPS: usize = 60_000;
+    let _alone = MEASURING.lock().await;
+    let rig = Rig::start().await;
+    let stops: Vec<String> = (0..STOPS).map(|at| format!("no text has this in it: {at}")).collect();
+    let mut cycles = [Vec::new(), Vec::new()];
+    for round in 0..ROUNDS {
+        for (cycles, stop) in cycles.iter_mut().zip([Vec::new(), stops.clone()]) {
+            let request = cluster::request("ROMEO:", cluster::sampled(0.8, round as u64), 40, GAMMA);
+            let run = cluster::run(&rig.pair, &Request { stop, ..request }).await;
+            assert_sums(&run);
+            cycles.extend(run.cycles.into_iter().filter(|cycle| cycle.gamma == GAMMA));
+        }
+    }
+    let [without, with] = &cycles;
+    let injected = median(with, |cycle| cycle.wall) - median(without, |cycle| cycle.wall);
+    assert!(injected > 0.002, "{injected} s longer");
+    for (name, share) in grown(without, with, Duration::from_secs_f64(injected)) {
+        let right = if name == "coordinator" { share >= 0.9 } else { share.abs() <= 0.1 };
+        assert!(right, "{share:.3} of what the cycle takes longer is in {name}");
+    }
 }
 
 /// To cut a vocabulary of many ids to its nucleus takes time for each row: it is found in select on both sides, as a part of what

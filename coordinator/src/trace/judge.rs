@@ -432,7 +432,8 @@ impl fmt::Display for Judgement {
         }
         for (side, link) in [("draft", self.links.draft), ("target", self.links.target)] {
             if let Some(link) = link {
-                writeln!(f, "  the {side}'s link {}", terminal::link(&link))?;
+                let name = format!("the {side}'s link");
+                writeln!(f, "  {name:<17} {}", terminal::link(&link))?;
             }
         }
         if !self.acceptance_per_position.is_empty() {

@@ -110,12 +110,18 @@ def check_panel(panel, prometheus, values):
 
 
 def values_of(dashboard, prometheus, rate_interval):
-    """What each variable of a dashboard stands for; ValueError where Prometheus knows no value."""
+    """What each variable of a dashboard stands for, and what is wrong with those that stand for anything."""
+    problems = []
     values = {"__rate_interval": rate_interval, "__interval": "15s", "__range": f"{prometheus.span_s:.0f}s"}
     for variable in dashboard["templating"]["list"]:
         if variable["type"] != "datasource":
-            values[variable["name"]] = choose(variable, prometheus, values)
-    return values
+            name = variable["name"]
+            try:
+                values[name] = choose(variable, prometheus, values)
+            except ValueError as error:
+                problems.append(f"${name}: {error}")
+                values[name] = ".*"
+    return values, problems
 
 
 def check(path, prometheus, rate_interval):
@@ -123,14 +129,12 @@ def check(path, prometheus, rate_interval):
     with open(path, encoding="utf-8") as file:
         dashboard = json.load(file)
     print(f"{dashboard['title']} ({path})")
-    try:
-        values = values_of(dashboard, prometheus, rate_interval)
-    except ValueError as error:
-        print(f"  FAILED  a variable: {error}")
-        return 1
+    values, problems = values_of(dashboard, prometheus, rate_interval)
+    for problem in problems:
+        print(f"  FAILED  {problem}")
     for name, value in values.items():
         print(f"          ${name} = {value}")
-    return sum(check_panel(panel, prometheus, values) for panel in panels_of(dashboard["panels"]))
+    return len(problems) + sum(check_panel(panel, prometheus, values) for panel in panels_of(dashboard["panels"]))
 
 
 def main():

@@ -9,6 +9,7 @@ Exit status: 0, 1 where a query is refused or a file cannot be written, 2 for a 
 
 import argparse
 import json
+import math
 import pathlib
 import re
 import sys
@@ -60,6 +61,7 @@ def series_of(panel, prometheus, values):
         answer = prometheus.get("query_range", query=expr, start=end - prometheus.span_s, end=end, step=step_s)
         for series in answer["result"]:
             points = [(float(at) - end, float(value)) for at, value in series["values"]]
+            points = [(at, value) for at, value in points if math.isfinite(value)]
             yield legend(target, series["metric"]), [at for at, _ in points], [value for _, value in points]
 
 
@@ -78,7 +80,7 @@ def draw(panel, axes, prometheus, values):
         return
     if panel["type"] == "bargauge":
         names = [name for name, _, _ in all_series]
-        axes.bar(names, [numbers[-1] for _, _, numbers in all_series], color=COLOURS[1])
+        axes.bar(names, [numbers[-1] if numbers else 0 for _, _, numbers in all_series], color=COLOURS[1])
         axes.yaxis.set_major_formatter(FuncFormatter(text))
         return
     stacked = defaults.get("custom", {}).get("stacking", {}).get("mode", "none") != "none"
@@ -104,7 +106,9 @@ def draw(panel, axes, prometheus, values):
 
 def draw_dashboard(path, prometheus, rate_interval, output):
     dashboard = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    values = values_of(dashboard, prometheus, rate_interval)
+    values, problems = values_of(dashboard, prometheus, rate_interval)
+    if problems:
+        raise ValueError("; ".join(problems))
     panels = list(panels_of(dashboard["panels"]))
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"])
     width, height = COLUMNS * COLUMN_INCHES, (rows + 2) * ROW_INCHES

@@ -91,7 +91,7 @@ pub struct Breakdown {
     pub draft_network_s: Option<f64>,
     /// Draft: in forward passes, a part of compute.
     pub draft_forward_s: Option<f64>,
-    /// Draft: choosing tokens, a part of compute; the rest is reading and writing messages.
+    /// Draft: choosing tokens, a part of compute; the rest is handing messages to the model and back.
     pub draft_select_s: Option<f64>,
     /// Target: server time less queue.
     pub target_compute_s: Option<f64>,
@@ -101,7 +101,7 @@ pub struct Breakdown {
     pub target_network_s: Option<f64>,
     /// Target: in forward passes, a part of compute.
     pub target_forward_s: Option<f64>,
-    /// Target: choosing tokens, a part of compute; the rest is reading and writing messages.
+    /// Target: choosing tokens, a part of compute; the rest is handing messages to the model and back.
     pub target_select_s: Option<f64>,
     /// The coordinator's own.
     pub coordinator_s: Option<f64>,

@@ -1,12 +1,13 @@
 //! What tracing costs where every cycle is exported: `cargo bench -p outrider-tests --bench tracing [PAIRS]`.
 //!
 //! The embedded pair in this process, greedy, γ 4, 256 tokens: runs that are traced alternate with runs that are not. The receiver
-//! shares the processors too, though not as a rule elsewhere, so it takes what comes and does not look into it.
+//! shares the processors too, though not as a rule elsewhere, so it takes what comes and does not look into it. Then the same with
+//! a receiver that takes connections and never says a word, to which all spans are lost.
 
 use std::{
     convert::Infallible,
     env, future,
-    net::SocketAddr,
+    net::{self, SocketAddr},
     task::{Context, Poll},
 };
 
@@ -33,13 +34,19 @@ fn main() -> Result<()> {
     // What cargo appends begins with --.
     let pairs =
         env::args().skip(1).find(|argument| !argument.starts_with("--")).map_or(Ok(30), |pairs| pairs.parse())?;
-    Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(measure(pairs))
-}
-
-async fn measure(pairs: usize) -> Result<()> {
     // A receiver with a runtime of its own, as it would have anywhere.
     let receiving = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let receiver = receiving.spawn(Sink::start()).await??;
+    let sink = receiving.block_on(Sink::start())?;
+    let silent = net::TcpListener::bind("127.0.0.1:0")?;
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let received = runtime.block_on(measure("a receiver", sink, pairs))?;
+    ensure!(received > 0, "nothing was received");
+    runtime.block_on(measure("a receiver that never answers", silent.local_addr()?, pairs))?;
+    Ok(())
+}
+
+/// Measures so many pairs of runs, and gives how many spans `receiver` has acknowledged.
+async fn measure(what: &str, receiver: SocketAddr, pairs: usize) -> Result<u64> {
     let tracer = |name| Tracer::exporting(name, &format!("http://{receiver}"));
     let tracers = [tracer(service::COORDINATOR)?, tracer(service::DRAFT)?, tracer(service::TARGET)?];
     let [traced, of_draft, of_target] = &tracers;
@@ -86,11 +93,9 @@ async fn measure(pairs: usize) -> Result<()> {
         .iter()
         .map(Tracer::counts)
         .fold((0, 0), |(ended, received), counts| (ended + counts[0], received + counts[1]));
-    println!("{pairs} pairs: {off:.0} tokens/s without tracing, {on:.0} with it");
+    println!("{what}, {pairs} pairs: {off:.0} tokens/s without tracing, {on:.0} with it");
     println!("traced / untraced: {ratio:.3}, 95% interval {interval:.3?}; {received} of {ended} spans received");
-    receiving.shutdown_background();
-    ensure!(received > 0, "nothing was received");
-    Ok(())
+    Ok(received)
 }
 
 /// An OTLP receiver that acknowledges every export without decoding it.

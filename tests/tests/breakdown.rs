@@ -186,26 +186,29 @@ async fn a_slow_target_is_the_targets_compute() {
     assert_found_in("target_compute", |rig, delay| rig.target_pause.set(delay)).await;
 }
 
-/// The same on the draft's side: another session, whose text is long already, has its forwards there to itself and asleep. While
+/// The same on the draft's side: another session, whose text is long already and whose target is another, has its forwards there to itself and asleep. While
 /// this session's window is verified the other's next forward begins, and the next proposal waits for it.
 #[tokio::test]
 async fn waiting_for_another_sessions_forward_is_the_drafts_queue() {
     const SLEEP: Duration = Duration::from_millis(60);
     const LONG_TEXT: usize = 300;
     let _alone = MEASURING.lock().await;
-    let busy = Pause::default();
-    let pause = busy.clone();
+    let (busy, sleeps) = (Pause::default(), Arc::new(AtomicU64::new(0)));
+    let (pause, slept) = (busy.clone(), sleeps.clone());
     let draft = Wrapped::new(model(EmbeddedModel::Draft), move |inner, batch| {
         if let [alone] = batch
             && alone.cache.len() >= LONG_TEXT
         {
+            slept.fetch_add(1, Relaxed);
             pause.sleep();
         }
         inner.forward(batch)
     });
     let draft = Node::draft(cluster::spawn(draft, Limits::default()));
-    let target = Node::target(cluster::spawn(model(EmbeddedModel::Target), Limits::default()));
+    let [target, elsewhere] =
+        [(); 2].map(|()| Node::target(cluster::spawn(model(EmbeddedModel::Target), Limits::default())));
     let pair = cluster::pair(Some(&draft), &target).await;
+    let other = cluster::pair(Some(&draft), &elsewhere).await;
 
     let window = cluster::request("ROMEO:", cluster::sampled(0.8, 1), 60, GAMMA);
     let long = cluster::request(&"JULIET:".repeat(LONG_TEXT / 6), cluster::sampled(0.8, 2), 1500, GAMMA);
@@ -216,9 +219,13 @@ async fn waiting_for_another_sessions_forward_is_the_drafts_queue() {
     };
     let without = measured().await;
     busy.set(SLEEP);
+    let among_others = async {
+        cluster::eventually("the other is under way", || sleeps.load(Relaxed) > 0).await;
+        measured().await
+    };
     let with = tokio::select! {
-        with = measured() => with,
-        run = cluster::run(&pair, &long) => panic!("the other ended first, after {} cycles", run.cycles.len()),
+        with = among_others => with,
+        run = cluster::run(&other, &long) => panic!("the other ended first, after {} cycles", run.cycles.len()),
     };
     for (name, share) in grown(&without, &with, SLEEP) {
         // What is left of the other's sleep when this session asks, and one more where the two forwards do not meet.
@@ -230,7 +237,7 @@ async fn waiting_for_another_sessions_forward_is_the_drafts_queue() {
 /// Text that has to be looked through for more and more ends is the coordinator's own time.
 #[tokio::test]
 async fn many_stop_strings_are_the_coordinators() {
-    const STOPS: usize = 60_000;
+    const STOPS: usize = 300_000;
     let _alone = MEASURING.lock().await;
     let rig = Rig::start().await;
     let stops: Vec<String> = (0..STOPS).map(|at| format!("no text has this in it: {at}")).collect();
@@ -245,7 +252,7 @@ async fn many_stop_strings_are_the_coordinators() {
     }
     let [without, with] = &cycles;
     let injected = median(with, |cycle| cycle.wall) - median(without, |cycle| cycle.wall);
-    assert!(injected > 0.002, "{injected} s longer");
+    assert!(injected > 0.01, "{injected} s longer");
     for (name, share) in grown(without, with, Duration::from_secs_f64(injected)) {
         let right = if name == "coordinator" { share >= 0.9 } else { share.abs() <= 0.1 };
         assert!(right, "{share:.3} of what the cycle takes longer is in {name}");
@@ -256,7 +263,7 @@ async fn many_stop_strings_are_the_coordinators() {
 /// they compute, and not in their forwards.
 #[tokio::test]
 async fn a_choice_among_many_tokens_is_select() {
-    const IDS: usize = 100_000;
+    const IDS: usize = 200_000;
     let _alone = MEASURING.lock().await;
     let worker = |of| cluster::spawn(wide(model(of), IDS), Limits::default());
     let (draft, target) = (Node::draft(worker(EmbeddedModel::Draft)), Node::target(worker(EmbeddedModel::Target)));
@@ -285,7 +292,7 @@ async fn a_choice_among_many_tokens_is_select() {
     ];
     let (select, others) = (select.map(|part| grown(part) / wall), others.map(|part| grown(part) / wall));
     assert!(
-        wall > 0.002 && select.iter().all(|share| *share > 0.2),
+        wall > 0.01 && select.iter().all(|share| *share > 0.2),
         "{wall} s longer, of which {select:.3?} on each side"
     );
     assert!(select.iter().sum::<f64>() >= 0.9, "{select:.3?} of what the cycle takes longer; others {others:.3?}");

@@ -1,8 +1,9 @@
 //! Is it the draft, the network, the queue, the verify, or acceptance? What would change it, and by how much?
 //!
-//! With the means over the cycles that proposed something, a request is E·(t_AR + r + o) / wall times as fast as plain
-//! decoding through the same services (DESIGN §8): E tokens a cycle, t_AR one step of the target alone, r and o what such a step
-//! pays for the target's link and queue and the coordinator. Each lever changes one term of it by half.
+//! With the means over the cycles that proposed something, a request is E·(t_AR + s + r + o) / wall times as fast as plain
+//! decoding through the same services (DESIGN §8): E tokens a cycle, t_AR one step of the target alone, s what other sessions'
+//! rows in its passes cost it, r and o what it pays for the target's link and queue and the coordinator. Each lever changes one
+//! term of it by half.
 
 use std::fmt;
 
@@ -28,6 +29,9 @@ const SLOWEST: usize = 5;
 /// Rows that only a prefill has: more than the longest window.
 const WINDOW_ROWS: u64 = 33;
 
+/// Cycles without other sessions' rows that are enough to go by.
+const ENOUGH: usize = 3;
+
 /// A part that takes less than this share of a cycle longer than usual does not explain it.
 const WORTH_TELLING: f64 = 0.2;
 
@@ -44,9 +48,9 @@ pub struct Judgement {
     pub cycles: [u64; 2],
     /// How many times as fast as plain decoding; `null` for plain decoding.
     pub speedup: Option<f64>,
-    /// Whether that is the most that it can be, as no step of plain decoding was traced.
+    /// Whether that is the most that it can be, as it is not known what a step of plain decoding takes.
     pub speedup_is_bound: bool,
-    /// One step of plain decoding at the target, in seconds, where one was traced.
+    /// One step of plain decoding at the target, without other sessions, in seconds, where that is known.
     pub t_ar_s: Option<f64>,
     /// Tokens of a cycle that proposed something.
     pub tokens_per_cycle: f64,
@@ -184,9 +188,8 @@ impl Judgement {
         let counted = if proposing.is_empty() { request.cycles.iter().collect() } else { proposing };
         let of_part = |part| mean(counted.iter().map(|cycle| cycle.part_ns(part)));
         let verify = of_part(Part::TargetCompute);
-        // What the verify would take without others: as it does in passes of its own, or else not less than a step.
-        let by_share = || mean(counted.iter().map(|cycle| share_ns(cycle))).max(t_ar.unwrap_or_default());
-        let alone = unshared_ns(&counted).unwrap_or_else(by_share).min(verify);
+        // More rows take no less time than one.
+        let alone = alone_ns(&counted).or(t_ar).unwrap_or(verify).max(t_ar.unwrap_or_default()).min(verify);
         let terms = Terms {
             expected: acceptance.mean_acceptance_length().unwrap_or(1.0),
             gamma: mean(counted.iter().map(|cycle| cycle.gamma as f64)),
@@ -234,7 +237,8 @@ impl Judgement {
             (Some(speedup), _) if self.speedup_is_bound => format!("at most {speedup:.2} × plain decoding"),
             (Some(speedup), _) => format!("{speedup:.2} × plain decoding"),
             (None, Some(t_ar_s)) => format!("plain decoding, {} a step at the target", time(t_ar_s)),
-            (None, None) => "no cycle was traced".to_owned(),
+            (None, None) if self.cycles[0] == 0 => "no cycle was traced".to_owned(),
+            (None, None) => "plain decoding, in passes with other sessions".to_owned(),
         }
     }
 
@@ -285,22 +289,26 @@ fn t_ar_ns(request: &Request, others: &[Request]) -> Option<f64> {
     let of = |requests: &mut dyn Iterator<Item = &Request>| {
         let steps: Vec<&Cycle> =
             requests.flat_map(|request| &request.cycles).filter(|cycle| cycle.gamma == 0).collect();
-        unshared_ns(&steps)
+        alone_ns(&steps)
     };
     let same = |other: &&Request| other.model == request.model && other.gamma == 0;
     of(&mut others.iter().filter(same)).or_else(|| of(&mut [request].into_iter()))
 }
 
-/// The mean compute of the target in those of `cycles` whose passes held no other session's rows.
-fn unshared_ns(cycles: &[&Cycle]) -> Option<f64> {
-    let unshared = cycles.iter().filter(|cycle| cycle.target.others_rows == 0);
-    report::mean(&unshared.map(|cycle| cycle.target.compute_ns).collect::<Vec<_>>())
-}
-
-/// The target's compute in this cycle with its share of the passes, by rows.
-fn share_ns(cycle: &Cycle) -> f64 {
-    let (own, others) = (cycle.gamma as f64 + 1.0, cycle.target.others_rows as f64);
-    cycle.target.compute_ns - cycle.target.forward_ns * others / (own + others)
+/// What the target's compute in `cycles` would be without other sessions' rows in its passes: the mean of those that had none, or
+/// else where the line through the others, compute over rows (least squares), begins. `None` where all had as many.
+fn alone_ns(cycles: &[&Cycle]) -> Option<f64> {
+    let of = |cycle: &&Cycle| (cycle.target.others_rows as f64, cycle.target.compute_ns);
+    let (alone, shared): (Vec<_>, Vec<_>) = cycles.iter().map(of).partition(|(rows, _)| *rows == 0.0);
+    if alone.len() >= ENOUGH || shared.is_empty() {
+        return report::mean(&alone.iter().map(|(_, compute)| *compute).collect::<Vec<_>>());
+    }
+    let points = || alone.iter().chain(&shared).copied();
+    let (rows, compute) = (mean(points().map(|(rows, _)| rows)), mean(points().map(|(_, compute)| compute)));
+    let spread: f64 = points().map(|(x, _)| (x - rows).powi(2)).sum();
+    let together: f64 = points().map(|(x, y)| (x - rows) * (y - compute)).sum();
+    let least = points().map(|(_, compute)| compute).fold(f64::INFINITY, f64::min);
+    (spread > 0.0).then(|| (compute - rows * together / spread).clamp(0.0, least))
 }
 
 /// What would change the speed-up: each cost halved, half of the rejected proposals accepted, another γ.
@@ -429,6 +437,9 @@ impl fmt::Display for Judgement {
         writeln!(f, "\na cycle, mean of {traced} traced of {all}:")?;
         for Share { part, mean_s, share } in &self.budget {
             writeln!(f, "  {:<15} {:>9}  {:>3.0}%", part.as_str().replace('_', " "), time(*mean_s), 100.0 * share)?;
+        }
+        if self.shared > 0.0 {
+            writeln!(f, "  of the target's compute other sessions' rows are {:.0}% of the cycle", 100.0 * self.shared)?;
         }
         for (side, link) in [("draft", self.links.draft), ("target", self.links.target)] {
             if let Some(link) = link {

@@ -45,8 +45,14 @@ fn data(request: &Request, judgement: &Judgement) -> Value {
     match judgement.t_ar_s {
         Some(t_ar_s) => sentences.push(format!("One step of plain decoding takes the target {}.", time(t_ar_s))),
         None => {
-            sentences.push("No step of plain decoding was traced, so that the speed-up is an upper bound.".to_owned());
+            sentences.push(
+                "What a step of plain decoding takes is not known, so the speed-up is an upper bound.".to_owned(),
+            );
         }
+    }
+    if judgement.shared > 0.0 {
+        let shared = 100.0 * judgement.shared;
+        sentences.push(format!("Other sessions' rows in the target's passes are {shared:.0}% of a cycle."));
     }
     json!({
         "trace_id": request.trace_id,

@@ -132,8 +132,6 @@ async fn exchange<R: Role>(
     while let Some(request) = next(requests, host.worker()?.limits().idle_timeout).await? {
         if let Some(answer) = role.answer(request, &mut desk).await? {
             send(outbox, answer).await?;
-            // The connection writes it first.
-            task::yield_now().await;
         }
         desk.file();
     }
@@ -160,7 +158,7 @@ async fn open<R: Role>(host: &Host, first: R::Request, desk: &mut Desk) -> Resul
     if let Some(trace_id) = trace.as_ref().and_then(TraceParent::trace_id) {
         logs::now_of_trace(&trace_id);
     }
-    let exchange = desk.exchange.insert(Exchange::begin(span::PREFILL, 0, trace));
+    let exchange = desk.take_up(span::PREFILL, 0, trace);
     exchange.tell(convention::USAGE_INPUT_TOKENS, open.tokens.len() as i64);
     let (role, answer) = R::open(worker, open).await.map_err(|error| {
         host.metrics().refused(&error);
@@ -179,7 +177,10 @@ async fn open<R: Role>(host: &Host, first: R::Request, desk: &mut Desk) -> Resul
 }
 
 async fn send<T>(outbox: &mpsc::Sender<Result<T, Status>>, answer: T) -> Result<(), Status> {
-    outbox.send(Ok(answer)).await.map_err(|_| Status::cancelled("the peer has gone"))
+    outbox.send(Ok(answer)).await.map_err(|_| Status::cancelled("the peer has gone"))?;
+    // The connection gets its turn to write it before the session goes on.
+    task::yield_now().await;
+    Ok(())
 }
 
 /// What the answers of one session have in common.
@@ -199,9 +200,23 @@ impl Desk {
             return None;
         }
         self.last_answered = cycle;
-        let exchange = self.exchange.insert(Exchange::begin(name, cycle, trace.map(wire::trace_parent)));
+        let exchange = self.take_up(name, cycle, trace.map(wire::trace_parent));
         exchange.tell(spec::CYCLE, cycle as i64);
         Some(exchange)
+    }
+
+    fn take_up(&mut self, name: &'static str, cycle: u64, parent: Option<TraceParent>) -> &mut Exchange {
+        let parent = parent.filter(|_| self.host.tracer().is_on());
+        let received = Instant::now();
+        self.exchange.insert(Exchange {
+            name,
+            received,
+            cycle,
+            parent,
+            told: Vec::new(),
+            failure: None,
+            answered: None,
+        })
     }
 
     /// Makes the spans of the message that was answered, and counts it. Nobody waits for that: its answer is on its way.
@@ -264,10 +279,6 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    fn begin(name: &'static str, cycle: u64, parent: Option<TraceParent>) -> Self {
-        Self { name, received: Instant::now(), cycle, parent, told: Vec::new(), failure: None, answered: None }
-    }
-
     /// Something for its span to tell.
     pub fn tell(&mut self, key: &'static str, value: impl Into<Value>) {
         if self.parent.is_some() {
@@ -275,7 +286,7 @@ impl Exchange {
         }
     }
 
-    /// The cost to answer with; queue and forwards become spans.
+    /// The cost to answer with, now.
     pub fn cost(&mut self, cost: Cost) -> v1::Cost {
         let now = Instant::now();
         let told = wire::cost(&cost, now - self.received);

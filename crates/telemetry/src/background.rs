@@ -1,24 +1,15 @@
-//! Where telemetry is sent from: a thread of the lowest priority, so that an export takes the time that nothing else wants. On a
-//! machine whose processors all compute, a pass would otherwise wait for the thread that an export has displaced.
+//! Where telemetry is sent from: threads of the lowest priority, so that an export yields to all else. On a machine whose processors
+//! all compute, a pass would otherwise wait for the thread that an export has displaced.
 
-use std::sync::OnceLock;
+use std::{io, sync::LazyLock};
 
 use thread_priority::{ThreadPriority, set_current_thread_priority};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::otlp::ExportError;
 
-static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-
-/// The runtime of all exports of this process.
-///
-/// # Errors
-/// Its thread cannot be started.
-pub(crate) fn runtime() -> Result<&'static Runtime, ExportError> {
-    if let Some(runtime) = RUNTIME.get() {
-        return Ok(runtime);
-    }
-    let started = Builder::new_multi_thread()
+static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
+    Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("telemetry")
         .on_thread_start(|| {
@@ -27,6 +18,12 @@ pub(crate) fn runtime() -> Result<&'static Runtime, ExportError> {
         })
         .enable_all()
         .build()
-        .map_err(ExportError::Thread)?;
-    Ok(RUNTIME.get_or_init(|| started))
+});
+
+/// The runtime of all exports of this process.
+///
+/// # Errors
+/// Its thread cannot be started.
+pub(crate) fn runtime() -> Result<&'static Runtime, ExportError> {
+    RUNTIME.as_ref().map_err(|error| ExportError::Thread(error.to_string()))
 }

@@ -126,7 +126,7 @@ pub mod spec {
     pub const DRAFT_NETWORK_NS: &str = "outrider.spec.draft_network_ns";
     /// Draft: in forward passes, a part of compute, ns.
     pub const DRAFT_FORWARD_NS: &str = "outrider.spec.draft_forward_ns";
-    /// Draft: choosing tokens, a part of compute, ns. What is left of compute is reading and writing messages.
+    /// Draft: choosing tokens, a part of compute, ns. What is left of compute is handing messages to the model and back.
     pub const DRAFT_SELECT_NS: &str = "outrider.spec.draft_select_ns";
     /// Draft: bytes of its messages, both ways.
     pub const DRAFT_WIRE_BYTES: &str = "outrider.spec.draft_wire_bytes";
@@ -142,7 +142,7 @@ pub mod spec {
     pub const TARGET_NETWORK_NS: &str = "outrider.spec.target_network_ns";
     /// Target: in forward passes, a part of compute, ns.
     pub const TARGET_FORWARD_NS: &str = "outrider.spec.target_forward_ns";
-    /// Target: choosing tokens, a part of compute, ns. What is left of compute is reading and writing messages.
+    /// Target: choosing tokens, a part of compute, ns. What is left of compute is handing messages to the model and back.
     pub const TARGET_SELECT_NS: &str = "outrider.spec.target_select_ns";
     /// Target: bytes of its messages, both ways.
     pub const TARGET_WIRE_BYTES: &str = "outrider.spec.target_wire_bytes";

@@ -1,7 +1,7 @@
 //! Where OTLP goes, as the standard variables say: <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>.
 
 use std::{
-    env, fs, io,
+    env, fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -31,7 +31,7 @@ const MOST_ANSWER_BYTES: u64 = 1 << 20;
 pub enum ExportError {
     /// No thread to export from.
     #[error("the thread that exports telemetry cannot be started: {0}")]
-    Thread(io::Error),
+    Thread(String),
     /// A variable with a value that is not allowed.
     #[error("{variable} is {value}, allowed: {allowed}")]
     Variable {

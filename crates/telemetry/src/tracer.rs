@@ -37,8 +37,6 @@ struct Exporting {
     tracer: SdkTracer,
     provider: SdkTracerProvider,
     tallies: Vec<Arc<Tally>>,
-    /// One reading of both clocks, so that the model thread's `Instant`s become times of day.
-    epoch: (Instant, SystemTime),
 }
 
 impl Tracer {
@@ -82,8 +80,7 @@ impl Tracer {
         }
         let (provider, tallies) = export::provider(destination, file, resource(service))?;
         let tracer = provider.tracer("outrider");
-        let epoch = (Instant::now(), SystemTime::now());
-        Ok(Self(Some(Arc::new(Exporting { service, tracer, provider, tallies, epoch }))))
+        Ok(Self(Some(Arc::new(Exporting { service, tracer, provider, tallies }))))
     }
 
     /// Whether spans go anywhere.
@@ -103,7 +100,7 @@ impl Tracer {
     /// one.
     pub fn request(&self, name: &'static str, kind: SpanKind, parent: Option<&TraceParent>) -> Span {
         let parent = parent.map(TraceParent::extract).filter(|cx| cx.span().span_context().is_valid());
-        self.start(name, kind, &parent.unwrap_or_default(), None)
+        self.start(name, kind, &parent.unwrap_or_default(), None, Clocks::read())
     }
 
     /// A span since `start`, whose parent lives in the process that sent `parent`.
@@ -114,20 +111,22 @@ impl Tracer {
             return Span(None);
         }
         match parent.map(TraceParent::extract) {
-            Some(cx) if cx.span().span_context().is_valid() => self.start(name, SpanKind::Server, &cx, Some(start)),
+            Some(cx) if cx.span().span_context().is_valid() => {
+                self.start(name, SpanKind::Server, &cx, Some(start), Clocks::read())
+            }
             _ => Span(None),
         }
     }
 
-    fn start(&self, name: &'static str, kind: SpanKind, parent: &Context, at: Option<Instant>) -> Span {
+    fn start(&self, name: &'static str, kind: SpanKind, parent: &Context, at: Option<Instant>, clocks: Clocks) -> Span {
         let Some(exporting) = &self.0 else { return Span(None) };
         let mut builder = exporting.tracer.span_builder(name).with_kind(kind);
-        builder.start_time = at.map(|at| exporting.time_of(at));
+        builder.start_time = at.map(|at| clocks.time_of(at));
         let span = exporting.tracer.build_with_context(builder, parent);
         if !span.is_recording() && !span.span_context().is_valid() {
             return Span(None);
         }
-        Span(Some(Recording { tracer: self.clone(), span }))
+        Span(Some(Recording { tracer: self.clone(), span, clocks }))
     }
 
     /// Sends what is waiting, and warns of every span that was lost. Blocks until the receiver has answered or the
@@ -160,12 +159,20 @@ pub(crate) fn resource(service: &'static str) -> Resource {
     }
 }
 
-impl Exporting {
-    fn time_of(&self, instant: Instant) -> SystemTime {
-        let (epoch, time) = self.epoch;
-        match instant.checked_duration_since(epoch) {
-            Some(later) => time + later,
-            None => time - epoch.duration_since(instant),
+/// One reading of both clocks, so that `Instant`s become times of day. A span reads them when it is made: they part where a machine
+/// sleeps or its time is set.
+#[derive(Clone, Copy, Debug)]
+struct Clocks(Instant, SystemTime);
+
+impl Clocks {
+    fn read() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
+
+    fn time_of(self, instant: Instant) -> SystemTime {
+        match instant.checked_duration_since(self.0) {
+            Some(later) => self.1 + later,
+            None => self.1 - self.0.duration_since(instant),
         }
     }
 }
@@ -184,6 +191,7 @@ pub struct Span(Option<Recording>);
 struct Recording {
     tracer: Tracer,
     span: opentelemetry_sdk::trace::Span,
+    clocks: Clocks,
 }
 
 impl Span {
@@ -200,7 +208,7 @@ impl Span {
     /// Starts a child span now.
     pub fn child(&self, name: &'static str) -> Span {
         let Some(recording) = &self.0 else { return Span(None) };
-        recording.tracer.start(name, SpanKind::Internal, &recording.context(), None)
+        recording.tracer.start(name, SpanKind::Internal, &recording.context(), None, Clocks::read())
     }
 
     /// Records a child span that began and ended at times measured elsewhere, tied to other spans by links; gives what
@@ -213,16 +221,15 @@ impl Span {
         links: &[Reference],
     ) -> Option<Reference> {
         let recording = self.0.as_ref().filter(|recording| recording.span.is_recording())?;
-        let child = recording.tracer.start(name, SpanKind::Internal, &recording.context(), Some(start));
+        let (tracer, clocks) = (&recording.tracer, recording.clocks);
+        let child = tracer.start(name, SpanKind::Internal, &recording.context(), Some(start), clocks);
         let mut child = child.0?.span;
         child.set_attributes(attributes.into_iter().map(|(key, value)| KeyValue::new(key, value)));
         for Reference(linked) in links {
             child.add_link(linked.clone(), Vec::new());
         }
         let reference = Reference(child.span_context().clone());
-        if let Some(exporting) = &recording.tracer.0 {
-            child.end_with_timestamp(exporting.time_of(end));
-        }
+        child.end_with_timestamp(clocks.time_of(end));
         Some(reference)
     }
 
@@ -250,8 +257,8 @@ impl Span {
 
     /// Ends it at a time measured elsewhere.
     pub fn end(mut self, at: Instant) {
-        if let Some(Recording { tracer: Tracer(Some(exporting)), span }) = &mut self.0 {
-            span.end_with_timestamp(exporting.time_of(at));
+        if let Some(Recording { span, clocks, .. }) = &mut self.0 {
+            span.end_with_timestamp(clocks.time_of(at));
         }
     }
 

@@ -93,6 +93,28 @@ fn passes_full_of_others_rows_are_the_queues() {
     }
 }
 
+/// Where each pass had others' rows, what it would be without them is where the line through them begins.
+#[test]
+fn what_a_pass_would_be_alone_is_told_from_more_and_fewer_rows() {
+    let mut always = request(4, [([2.0, 0.0, 1.0, 0.0, 0.0, 0.0], 4); 20]);
+    for cycle in &mut always.cycles {
+        let rows = 10 + cycle.number % 5;
+        let compute_ns = (11.0 + 0.1 * rows as f64) * 1e6;
+        cycle.target = Side { compute_ns, forward_ns: compute_ns, others_rows: rows, ..Side::default() };
+    }
+    let judgement = Judgement::of(&always, &[]);
+    let expected = 1.2 / (3.0 + 12.2);
+    assert!((judgement.shared - expected).abs() < 1e-9, "{} for {expected}", judgement.shared);
+    assert_ne!(judgement.limit, Limit::Queue, "{judgement}");
+
+    // Nothing to tell it from: no claim is made.
+    always.cycles.iter_mut().for_each(|cycle| cycle.target.others_rows = 15);
+    assert_eq!(Judgement::of(&always, &[]).shared, 0.0);
+    let mut plain = alone();
+    plain.cycles.iter_mut().for_each(|cycle| cycle.target.others_rows = 15);
+    assert_eq!(Judgement::of(&plain, &[]).headline(), "plain decoding, in passes with other sessions");
+}
+
 /// Nothing is accepted beyond the first position, so that a γ of 1 is better than 4.
 #[test]
 fn another_gamma_is_found() {

@@ -20,10 +20,7 @@ use tonic::{
 };
 
 use super::Metrics;
-use crate::{
-    background,
-    otlp::{Destination, ExportError, Http, Protocol, Signal, set},
-};
+use crate::otlp::{Destination, ExportError, Http, Protocol, Signal, set};
 
 /// How often they are sent where `OTEL_METRIC_EXPORT_INTERVAL` does not say.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -56,7 +53,7 @@ struct Sending {
 
 impl Exporter {
     /// Begins to send `metrics` of the service that is named `service` where the standard variables say; `None` where they
-    /// name no endpoint.
+    /// name no endpoint. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// Variables that cannot be used.
@@ -71,7 +68,7 @@ impl Exporter {
         let (resource, headers) = (crate::tracer::resource(service), headers()?);
         let sending = Sending { metrics, resource, sender, endpoint, timeout, headers, failures: 0 };
         let (stop, stopped) = oneshot::channel();
-        Ok(Some(Self { stop, sending: background::runtime()?.spawn(sending.run(interval, stopped)) }))
+        Ok(Some(Self { stop, sending: tokio::spawn(sending.run(interval, stopped)) }))
     }
 
     /// Sends them once more, and ends.

@@ -260,16 +260,16 @@ async fn many_stop_strings_are_the_coordinators() {
 }
 
 /// To cut a vocabulary of many ids to its nucleus takes time for each row: it is found in select on both sides, as a part of what
-/// they compute, and not in their forwards.
+/// they compute, and not in their forwards. The rows are wide, so that a forward, which fills them, varies: hence the margins.
 #[tokio::test]
 async fn a_choice_among_many_tokens_is_select() {
-    const IDS: usize = 200_000;
+    const IDS: usize = 100_000;
     let _alone = MEASURING.lock().await;
     let worker = |of| cluster::spawn(wide(model(of), IDS), Limits::default());
     let (draft, target) = (Node::draft(worker(EmbeddedModel::Draft)), Node::target(worker(EmbeddedModel::Target)));
     let pair = cluster::pair(Some(&draft), &target).await;
     let mut cycles = [Vec::new(), Vec::new()];
-    for round in 0..ROUNDS {
+    for round in 0..2 * ROUNDS {
         for (cycles, top_p) in cycles.iter_mut().zip([1.0, 0.95]) {
             let sampling = Sampling { top_p, ..cluster::sampled(0.8, round as u64) };
             let run = cluster::run(&pair, &cluster::request("ROMEO:", sampling, 40, GAMMA)).await;
@@ -292,11 +292,14 @@ async fn a_choice_among_many_tokens_is_select() {
     ];
     let (select, others) = (select.map(|part| grown(part) / wall), others.map(|part| grown(part) / wall));
     assert!(
-        wall > 0.01 && select.iter().all(|share| *share > 0.2),
+        wall > 0.002 && select.iter().all(|share| *share > 0.2),
         "{wall} s longer, of which {select:.3?} on each side"
     );
-    assert!(select.iter().sum::<f64>() >= 0.9, "{select:.3?} of what the cycle takes longer; others {others:.3?}");
-    assert!(others.iter().all(|share| share.abs() <= 0.1), "{others:.3?} of what the cycle takes longer");
+    assert!(
+        (0.75..1.25).contains(&select.iter().sum()),
+        "{select:.3?} of what the cycle takes longer; others {others:.3?}"
+    );
+    assert!(others.iter().all(|share| share.abs() <= 0.2), "{others:.3?} of what the cycle takes longer");
 }
 
 /// Another session keeps the target busy with forwards that sleep: AR, one row at a time. This session's draft takes its

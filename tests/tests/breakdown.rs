@@ -295,10 +295,7 @@ async fn a_choice_among_many_tokens_is_select() {
         wall > 0.002 && select.iter().all(|share| *share > 0.2),
         "{wall} s longer, of which {select:.3?} on each side"
     );
-    assert!(
-        (0.75..1.25).contains(&select.iter().sum()),
-        "{select:.3?} of what the cycle takes longer; others {others:.3?}"
-    );
+    assert!(select.iter().sum::<f64>() >= 0.75, "{select:.3?} of what the cycle takes longer; others {others:.3?}");
     assert!(others.iter().all(|share| share.abs() <= 0.2), "{others:.3?} of what the cycle takes longer");
 }
 

@@ -110,7 +110,7 @@ def check_panel(panel, prometheus, values):
 
 
 def values_of(dashboard, prometheus, rate_interval):
-    """What each variable of a dashboard stands for, and what is wrong with those that stand for anything."""
+    """What each variable of a dashboard stands for, and what is wrong with those that have no value, which stand for anything."""
     problems = []
     values = {"__rate_interval": rate_interval, "__interval": "15s", "__range": f"{prometheus.span_s:.0f}s"}
     for variable in dashboard["templating"]["list"]:
@@ -137,14 +137,19 @@ def check(path, prometheus, rate_interval):
     return len(problems) + sum(check_panel(panel, prometheus, values) for panel in panels_of(dashboard["panels"]))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def argument_parser(doc):
+    """What every tool for these dashboards is told."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--prometheus", required=True, metavar="URL", help="for example http://127.0.0.1:9090")
     parser.add_argument("--rate-interval", default="1m", metavar="DURATION", help="what $__rate_interval is (1m)")
     parser.add_argument("--span", type=float, default=300, metavar="SECONDS", help="how far back to look (300)")
     parser.add_argument("--timeout", type=float, default=30, metavar="SECONDS", help="for one query (30)")
     parser.add_argument("dashboards", nargs="+", metavar="FILE")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main():
+    arguments = argument_parser(__doc__).parse_args()
     prometheus = Prometheus(arguments.prometheus, arguments.span, arguments.timeout)
     try:
         errors = sum(check(path, prometheus, arguments.rate_interval) for path in arguments.dashboards)

@@ -7,7 +7,6 @@ Writes one PNG for each dashboard, named as its file. Needs matplotlib; check_da
 Exit status: 0, 1 where a query is refused or a file cannot be written, 2 for a wrong argument.
 """
 
-import argparse
 import json
 import math
 import pathlib
@@ -21,7 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from check_dashboards import Prometheus, panels_of, substitute, values_of
+from check_dashboards import Prometheus, argument_parser, panels_of, substitute, values_of
 
 COLUMNS = 24
 COLUMN_INCHES = 0.72
@@ -134,13 +133,8 @@ def draw_dashboard(path, prometheus, rate_interval, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prometheus", required=True, metavar="URL", help="for example http://127.0.0.1:9090")
+    parser = argument_parser(__doc__)
     parser.add_argument("--output", required=True, metavar="DIR", help="where the pictures go")
-    parser.add_argument("--rate-interval", default="1m", metavar="DURATION", help="what $__rate_interval is (1m)")
-    parser.add_argument("--span", type=float, default=300, metavar="SECONDS", help="how far back to look (300)")
-    parser.add_argument("--timeout", type=float, default=30, metavar="SECONDS", help="for one query (30)")
-    parser.add_argument("dashboards", nargs="+", metavar="FILE")
     arguments = parser.parse_args()
     prometheus = Prometheus(arguments.prometheus, arguments.span, arguments.timeout)
     try:

@@ -272,6 +272,17 @@ pub async fn watch(
     pair: &Pair,
     request: &Request,
     deadlines: Deadlines,
+    seen: impl FnMut(usize),
+) -> Result<Run, Error> {
+    watch_traced(pair, request, deadlines, &Tracer::off(), seen).await
+}
+
+/// The same with its spans.
+pub async fn watch_traced(
+    pair: &Pair,
+    request: &Request,
+    deadlines: Deadlines,
+    tracer: &Tracer,
     mut seen: impl FnMut(usize),
 ) -> Result<Run, Error> {
     let mut characters = 0;
@@ -279,7 +290,7 @@ pub async fn watch(
         characters += piece.text.len();
         seen(characters);
     };
-    generate(pair, request.clone(), deadlines, &Tracer::off(), emit, future::pending()).await
+    generate(pair, request.clone(), deadlines, tracer, emit, future::pending()).await
 }
 
 /// Fails where `work` takes longer than anything should.

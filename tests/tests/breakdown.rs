@@ -20,7 +20,6 @@ use outrider_tests::{
     },
     proxy::Proxy,
 };
-use speculative::Sampling;
 use tokio::sync::Mutex;
 
 const GAMMA: usize = 4;
@@ -106,25 +105,36 @@ impl Rig {
         Self { pair, draft_link, target_link, draft_pause, target_pause, _nodes: [draft, target] }
     }
 
-    /// The cycles without and with `inject`, which is told the delay and, with zero, to take it away again.
+    /// The cycles without and with `inject`, which is told the delay, or zero to take it away again.
     async fn cycles(&self, inject: impl Fn(&Self, Duration)) -> [Vec<Cycle>; 2] {
-        let mut cycles = [Vec::new(), Vec::new()];
-        for round in 0..ROUNDS {
-            for (cycles, delay) in cycles.iter_mut().zip([Duration::ZERO, DELAY]) {
-                inject(self, delay);
-                let run = self.run(round as u64).await;
-                assert_sums(&run);
-                cycles.extend(run.cycles.into_iter().filter(|cycle| cycle.gamma == GAMMA));
-            }
-            inject(self, Duration::ZERO);
-        }
-        cycles
+        let request = |injected, seed| {
+            inject(self, if injected { DELAY } else { Duration::ZERO });
+            request(seed)
+        };
+        alternated(&self.pair, ROUNDS, request).await
     }
+}
 
-    async fn run(&self, seed: u64) -> Run {
-        let request = cluster::request("ROMEO:", cluster::sampled(0.8, seed), 40, GAMMA);
-        cluster::run(&self.pair, &request).await
+fn request(seed: u64) -> Request {
+    cluster::request("ROMEO:", cluster::sampled(0.8, seed), 40, GAMMA)
+}
+
+/// The cycles of `request` that proposed γ tokens.
+async fn drafted(pair: &Pair, request: &Request) -> Vec<Cycle> {
+    let run = cluster::run(pair, request).await;
+    assert_sums(&run);
+    run.cycles.into_iter().filter(|cycle| cycle.gamma == GAMMA).collect()
+}
+
+/// The same of so many requests without and with what is injected, in alternation; `request` is told which it is, and the seed.
+async fn alternated(pair: &Pair, rounds: usize, request: impl Fn(bool, u64) -> Request) -> [Vec<Cycle>; 2] {
+    let mut cycles = [Vec::new(), Vec::new()];
+    for seed in 0..rounds as u64 {
+        for (cycles, injected) in cycles.iter_mut().zip([false, true]) {
+            cycles.extend(drafted(pair, &request(injected, seed)).await);
+        }
     }
+    cycles
 }
 
 /// The parts of each cycle add up to its wall, to the nanosecond.
@@ -186,8 +196,8 @@ async fn a_slow_target_is_the_targets_compute() {
     assert_found_in("target_compute", |rig, delay| rig.target_pause.set(delay)).await;
 }
 
-/// The same on the draft's side: another session, whose text is long already and whose target is another, has its forwards there to itself and asleep. While
-/// this session's window is verified the other's next forward begins, and the next proposal waits for it.
+/// Another session, whose text is long already and whose target is another, has its forwards at the draft to itself and asleep.
+/// While this session's window is verified the other's next forward begins, and the next proposal waits for it.
 #[tokio::test]
 async fn waiting_for_another_sessions_forward_is_the_drafts_queue() {
     const SLEEP: Duration = Duration::from_millis(60);
@@ -212,16 +222,11 @@ async fn waiting_for_another_sessions_forward_is_the_drafts_queue() {
 
     let window = cluster::request("ROMEO:", cluster::sampled(0.8, 1), 60, GAMMA);
     let long = cluster::request(&"JULIET:".repeat(LONG_TEXT / 6), cluster::sampled(0.8, 2), 1500, GAMMA);
-    let measured = async || {
-        let run = cluster::run(&pair, &window).await;
-        assert_sums(&run);
-        run.cycles.into_iter().filter(|cycle| cycle.gamma == GAMMA).collect::<Vec<_>>()
-    };
-    let without = measured().await;
+    let without = drafted(&pair, &window).await;
     busy.set(SLEEP);
     let among_others = async {
         cluster::eventually("the other is under way", || sleeps.load(Relaxed) > 0).await;
-        measured().await
+        drafted(&pair, &window).await
     };
     let with = tokio::select! {
         with = among_others => with,
@@ -241,16 +246,11 @@ async fn many_stop_strings_are_the_coordinators() {
     let _alone = MEASURING.lock().await;
     let rig = Rig::start().await;
     let stops: Vec<String> = (0..STOPS).map(|at| format!("no text has this in it: {at}")).collect();
-    let mut cycles = [Vec::new(), Vec::new()];
-    for round in 0..ROUNDS {
-        for (cycles, stop) in cycles.iter_mut().zip([Vec::new(), stops.clone()]) {
-            let request = cluster::request("ROMEO:", cluster::sampled(0.8, round as u64), 40, GAMMA);
-            let run = cluster::run(&rig.pair, &Request { stop, ..request }).await;
-            assert_sums(&run);
-            cycles.extend(run.cycles.into_iter().filter(|cycle| cycle.gamma == GAMMA));
-        }
-    }
-    let [without, with] = &cycles;
+    let request = |injected, seed| match injected {
+        false => request(seed),
+        true => Request { stop: stops.clone(), ..request(seed) },
+    };
+    let [without, with] = &alternated(&rig.pair, ROUNDS, request).await;
     let injected = median(with, |cycle| cycle.wall) - median(without, |cycle| cycle.wall);
     assert!(injected > 0.01, "{injected} s longer");
     for (name, share) in grown(without, with, Duration::from_secs_f64(injected)) {
@@ -268,16 +268,12 @@ async fn a_choice_among_many_tokens_is_select() {
     let worker = |of| cluster::spawn(wide(model(of), IDS), Limits::default());
     let (draft, target) = (Node::draft(worker(EmbeddedModel::Draft)), Node::target(worker(EmbeddedModel::Target)));
     let pair = cluster::pair(Some(&draft), &target).await;
-    let mut cycles = [Vec::new(), Vec::new()];
-    for round in 0..2 * ROUNDS {
-        for (cycles, top_p) in cycles.iter_mut().zip([1.0, 0.95]) {
-            let sampling = Sampling { top_p, ..cluster::sampled(0.8, round as u64) };
-            let run = cluster::run(&pair, &cluster::request("ROMEO:", sampling, 40, GAMMA)).await;
-            assert_sums(&run);
-            cycles.extend(run.cycles.into_iter().filter(|cycle| cycle.gamma == GAMMA));
-        }
-    }
-    let [without, with] = &cycles;
+    let request = |injected, seed| {
+        let mut request = request(seed);
+        request.sampling.top_p = if injected { 0.95 } else { 1.0 };
+        request
+    };
+    let [without, with] = &alternated(&pair, 2 * ROUNDS, request).await;
     let grown = |part: Part| median(with, part) - median(without, part);
     let wall = grown(|cycle| cycle.wall);
     let select: [Part; 2] = [|cycle| self::draft(cycle).select, |cycle| cycle.target.select];
@@ -324,15 +320,10 @@ async fn waiting_for_another_sessions_forward_is_the_queue() {
 
     let window = cluster::request("ROMEO:", cluster::sampled(0.8, 1), 60, GAMMA);
     let one_row = cluster::request("JULIET:", cluster::sampled(0.8, 2), 2000, 0);
-    let measured = async || {
-        let run = cluster::run(&pair, &window).await;
-        assert_sums(&run);
-        run.cycles.into_iter().filter(|cycle| cycle.gamma == GAMMA).collect::<Vec<_>>()
-    };
-    let without = measured().await;
+    let without = drafted(&pair, &window).await;
     busy.set(SLEEP);
     let with = tokio::select! {
-        with = measured() => with,
+        with = drafted(&pair, &window) => with,
         run = cluster::run(&pair, &one_row) => panic!("the other ended first, after {} cycles", run.cycles.len()),
     };
 

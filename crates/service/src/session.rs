@@ -225,11 +225,9 @@ impl Desk {
             return;
         };
         let mut span = self.host.tracer().child_of_remote(name, parent.as_ref(), received);
-        if span.is_recording() {
-            span.set(convention::RPC_SYSTEM, "grpc");
-            span.set(convention::RPC_METHOD, self.method);
-            told.into_iter().for_each(|(key, value)| span.set(key, value));
-        }
+        span.set(convention::RPC_SYSTEM, "grpc");
+        span.set(convention::RPC_METHOD, self.method);
+        told.into_iter().for_each(|(key, value)| span.set(key, value));
         if let Some(failure) = failure {
             span.fail(failure);
         }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use coordinator::{Access, Deadlines, Pair, Request, Run, generate, text::Piece};
+use coordinator::{Access, Deadlines, Pair, Request, Run};
 use model::{EmbeddedModel, Limits, Worker};
 use outrider_tests::{
     cluster::{
@@ -63,13 +63,8 @@ impl Exporting {
     }
 
     /// Runs a request; `seen` gets the number of characters as it grows.
-    async fn run(&self, pair: &Pair, request: Request, deadlines: Deadlines, mut seen: impl FnMut(usize)) -> Run {
-        let mut characters = 0;
-        let emit = |piece: Piece| {
-            characters += piece.text.len();
-            seen(characters);
-        };
-        let run = generate(pair, request, deadlines, &self.tracers[service::COORDINATOR], emit, future::pending());
+    async fn run(&self, pair: &Pair, request: Request, deadlines: Deadlines, seen: impl FnMut(usize)) -> Run {
+        let run = cluster::watch_traced(pair, &request, deadlines, &self.tracers[service::COORDINATOR], seen);
         within(LONG, run).await.expect("a run that goes on")
     }
 

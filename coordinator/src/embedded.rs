@@ -5,7 +5,7 @@
 
 use std::{future, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
-use model::{Compute, EmbeddedModel, Limits, Source};
+use model::{Compute, Device, EmbeddedModel, Limits, Source};
 use speculative::SyntheticAcceptance;
 use telemetry::{TraceFile, Tracer, names, server};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
@@ -25,6 +25,10 @@ pub struct Models {
     pub draft: Option<Source>,
     /// The target's.
     pub target: Source,
+    /// Where the draft computes.
+    pub draft_device: Device,
+    /// Where the target computes.
+    pub target_device: Device,
     /// Has the target accept by lot.
     pub synthetic_acceptance: Option<SyntheticAcceptance>,
 }
@@ -32,7 +36,9 @@ pub struct Models {
 impl Default for Models {
     fn default() -> Self {
         let draft = Some(Source::Embedded(EmbeddedModel::Draft));
-        Self { draft, target: Source::Embedded(EmbeddedModel::Target), synthetic_acceptance: None }
+        let target = Source::Embedded(EmbeddedModel::Target);
+        let (draft_device, target_device) = (Device::Cpu, Device::Cpu);
+        Self { draft, target, draft_device, target_device, synthetic_acceptance: None }
     }
 }
 
@@ -64,12 +70,14 @@ impl Embedded {
     ) -> Result<Self, Error> {
         let threads = threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
         let compute = Arc::new(Compute::new(threads));
-        let Models { draft, target, synthetic_acceptance } = models;
+        let Models { draft, target, draft_device, target_device, synthetic_acceptance } = models;
         let draft = draft.map(|source| {
             let (compute, trace_file) = (compute.clone(), trace_file.clone());
-            launch(Serve { side: Side::Draft, source, compute, synthetic_acceptance: None, trace_file })
+            let model = (source, draft_device);
+            launch(Serve { side: Side::Draft, model, compute, synthetic_acceptance: None, trace_file })
         });
-        let target = launch(Serve { side: Side::Target, source: target, compute, synthetic_acceptance, trace_file });
+        let model = (target, target_device);
+        let target = launch(Serve { side: Side::Target, model, compute, synthetic_acceptance, trace_file });
         let target = ready("target", target).await?;
         let draft = match draft {
             Some(draft) => Some(ready("draft", draft).await?),
@@ -118,7 +126,7 @@ enum Side {
 /// One service to be started.
 struct Serve {
     side: Side,
-    source: Source,
+    model: (Source, Device),
     compute: Arc<Compute>,
     synthetic_acceptance: Option<SyntheticAcceptance>,
     trace_file: Option<TraceFile>,
@@ -138,7 +146,7 @@ fn launch(serve: Serve) -> Launch {
 
 impl Serve {
     async fn run(self, ready: oneshot::Sender<Result<String, String>>, stopped: oneshot::Receiver<()>) {
-        let Self { side, source, compute, synthetic_acceptance, trace_file } = self;
+        let Self { side, model, compute, synthetic_acceptance, trace_file } = self;
         let (service, thread) = match side {
             Side::Draft => (names::service::DRAFT, "draft-model"),
             Side::Target => (names::service::TARGET, "target-model"),
@@ -146,7 +154,7 @@ impl Serve {
         let prepared = async {
             // Its one client bounds its own sessions, and memory does.
             let limits = Limits { max_sessions: MOST_SESSIONS, ..Limits::default() };
-            let worker = ::service::load(thread, source, compute, limits, synthetic_acceptance).await?;
+            let worker = ::service::load(thread, model, compute, limits, synthetic_acceptance).await?;
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let url = format!("http://{}", listener.local_addr()?);
             Ok::<_, anyhow::Error>((worker, listener, url, Tracer::recording(service, trace_file.as_ref())?))

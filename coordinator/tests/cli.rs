@@ -161,7 +161,7 @@ fn the_help_of_each_command_names_each_of_its_flags() {
         "--log-format",
     ];
     let pair = [&pair[..], &trust].concat();
-    let models = ["--draft-model", "--target-model", "--synthetic-acceptance"];
+    let models = ["--draft-model", "--target-model", "--draft-device", "--target-device", "--synthetic-acceptance"];
     let sampling = [
         "--temperature",
         "--top-k",

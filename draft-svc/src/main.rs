@@ -39,7 +39,7 @@ async fn run(Args { model, listen, config }: Args) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, %model, "draft-svc listens");
 
     let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());
-    let load = service::load("draft-model", model, compute, limits, None);
+    let load = service::load("draft-model", (model, config.device), compute, limits, None);
     let load = service::measured(load);
     let served = draft_svc::serve(listener, load, tracer.clone(), server::termination(), server).await;
     tokio::task::spawn_blocking(move || tracer.shutdown()).await?;

@@ -45,7 +45,7 @@ async fn run(Args { model, listen, synthetic_acceptance, config }: Args) -> anyh
     tracing::info!(address = %listener.local_addr()?, %model, "target-svc listens");
 
     let (compute, limits) = (Arc::new(Compute::new(config.threads())), config.limits());
-    let load = service::load("target-model", model, compute, limits, synthetic_acceptance);
+    let load = service::load("target-model", (model, config.device), compute, limits, synthetic_acceptance);
     let load = service::measured(load);
     let served = target_svc::serve(listener, load, tracer.clone(), server::termination(), server).await;
     tokio::task::spawn_blocking(move || tracer.shutdown()).await?;

@@ -96,7 +96,7 @@ async fn a_service_answers_before_its_model_is_loaded() {
 async fn a_model_that_cannot_be_loaded_ends_the_service() {
     let missing = model::Source::File("/nowhere/at/all.safetensors".into());
     let compute = std::sync::Arc::new(model::Compute::new(std::num::NonZeroUsize::MIN));
-    let load = service::load("model", missing, compute, Limits::default(), None);
+    let load = service::load("model", (missing, model::Device::Cpu), compute, Limits::default(), None);
     let node = Node::start(Side::Target, Setup::default(), load);
     let error = within(LONG, node.ended()).await.unwrap_err().to_string();
     assert!(error.contains("/nowhere/at/all.json"), "{error}");

@@ -3,24 +3,62 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::device::Kept;
 use crate::kernels::Buffer;
 use crate::kernels::attention::{PAGE, Shape};
 
-/// The keys and values of a sequence's positions, f32, in every layer.
+/// The keys and values of a sequence's positions in every layer. What lies beyond [`len`](Self::len) counts for nothing.
 ///
-/// It grows by pages of 64 positions, as forwards need them, up to the model's context. What lies beyond
-/// [`len`](Self::len) is never read. Caches of prompts that begin alike may share pages; whoever writes into one gets a
-/// copy first.
+/// On the CPU, f32, it grows by pages of 64 positions, as forwards need them, up to the model's context. Caches of prompts
+/// that begin alike may share pages; whoever writes into one gets a copy first. On a device it takes the memory for all
+/// positions that it was told of ([`reserve`](Self::reserve)) at its first forward.
 pub struct KvCache {
     shape: Shape,
     context: usize,
     len: usize,
-    pages: Vec<Arc<Buffer>>,
+    memory: Memory,
+}
+
+/// Where keys and values are.
+enum Memory {
+    Pages(Vec<Arc<Buffer>>),
+    Device(Kept),
 }
 
 impl KvCache {
     pub(crate) fn new(shape: Shape, context: usize) -> KvCache {
-        KvCache { shape, context, len: 0, pages: Vec::new() }
+        KvCache { shape, context, len: 0, memory: Memory::Pages(Vec::new()) }
+    }
+
+    pub(crate) fn on_device(shape: Shape, context: usize, kept: Kept) -> KvCache {
+        KvCache { shape, context, len: 0, memory: Memory::Device(kept) }
+    }
+
+    /// Says how many positions it will come to hold, before the first of them.
+    pub fn reserve(&mut self, positions: usize) {
+        if let Memory::Device(kept) = &mut self.memory {
+            kept.reserve(positions.min(self.context));
+        }
+    }
+
+    /// Whether it is in the memory of the CPU, for our kernels.
+    pub(crate) fn is_paged(&self) -> bool {
+        matches!(self.memory, Memory::Pages(_))
+    }
+
+    /// What is on the device, if it is on one.
+    pub(crate) fn kept(&mut self) -> Option<&mut Kept> {
+        match &mut self.memory {
+            Memory::Pages(_) => None,
+            Memory::Device(kept) => Some(kept),
+        }
+    }
+
+    fn pages(&self) -> &[Arc<Buffer>] {
+        match &self.memory {
+            Memory::Pages(pages) => pages,
+            Memory::Device(_) => &[],
+        }
     }
 
     /// Positions held.
@@ -40,24 +78,37 @@ impl KvCache {
 
     /// Bytes in use, those of positions not held yet included.
     pub fn bytes(&self) -> u64 {
-        (self.pages.len() * self.page_bytes()) as u64
+        let pages = match &self.memory {
+            Memory::Pages(pages) => pages.len(),
+            Memory::Device(kept) => kept.positions() / PAGE,
+        };
+        (pages * self.page_bytes()) as u64
     }
 
-    /// Bytes of a page.
+    /// Bytes of 64 positions.
     pub(crate) fn page_bytes(&self) -> usize {
-        self.shape.page_len() * size_of::<f32>()
+        match &self.memory {
+            Memory::Pages(_) => self.shape.page_len() * size_of::<f32>(),
+            Memory::Device(kept) => 2 * self.shape.layers * self.shape.kv_width() * PAGE * kept.value_bytes(),
+        }
     }
 
-    /// The whole pages of the first `positions`, all of which are held.
+    /// The whole pages of the first `positions`, all of which are held; none where there are no pages to share.
     pub(crate) fn whole_pages(&self, positions: usize) -> &[Arc<Buffer>] {
-        &self.pages[..positions.min(self.len) / PAGE]
+        let pages = self.pages();
+        &pages[..(positions.min(self.len) / PAGE).min(pages.len())]
     }
 
     /// Takes over whole pages of another cache of the same model, whose tokens are the same up to there.
-    pub(crate) fn adopt(&mut self, pages: Vec<Arc<Buffer>>) {
+    pub(crate) fn adopt(&mut self, adopted: Vec<Arc<Buffer>>) {
         assert!(self.is_empty(), "a cache that begins");
-        self.len = pages.len() * PAGE;
-        self.pages = pages;
+        match &mut self.memory {
+            Memory::Pages(pages) => {
+                self.len = adopted.len() * PAGE;
+                *pages = adopted;
+            }
+            Memory::Device(_) => assert!(adopted.is_empty(), "a device's cache shares no pages"),
+        }
     }
 
     /// Forgets the positions from `len` on; does nothing where no more than `len` are held. Their memory stays, for the
@@ -71,15 +122,18 @@ impl KvCache {
     }
 
     /// The pages, with room for `rows` more positions in pages that no other cache shares.
+    ///
+    /// # Panics
+    /// It is not [paged](Self::is_paged).
     pub(crate) fn grown(&mut self, rows: usize) -> &mut [Arc<Buffer>] {
-        let pages = (self.len + rows).div_ceil(PAGE);
-        for page in self.pages.iter_mut().skip(self.len / PAGE) {
+        let Memory::Pages(pages) = &mut self.memory else { panic!("a cache of the CPU") };
+        for page in pages.iter_mut().skip(self.len / PAGE) {
             Arc::make_mut(page);
         }
-        while self.pages.len() < pages {
-            self.pages.push(Arc::new(Buffer::zeroed(self.shape.page_len())));
+        while pages.len() < (self.len + rows).div_ceil(PAGE) {
+            pages.push(Arc::new(Buffer::zeroed(self.shape.page_len())));
         }
-        &mut self.pages
+        pages
     }
 
     /// Fills all positions that are not held, in every layer, with NaN.
@@ -87,7 +141,8 @@ impl KvCache {
     pub(crate) fn poison(&mut self) {
         let Shape { kv_heads, head_dim, layers, .. } = self.shape;
         let padded = head_dim.next_multiple_of(16);
-        for (number, page) in self.pages.iter_mut().enumerate() {
+        let Memory::Pages(pages) = &mut self.memory else { panic!("a cache of the CPU") };
+        for (number, page) in pages.iter_mut().enumerate() {
             let first = self.len.saturating_sub(number * PAGE).min(PAGE);
             for head in Arc::make_mut(page).chunks_exact_mut(PAGE * (head_dim + padded)).take(layers * kv_heads) {
                 let (keys, values) = head.split_at_mut(PAGE * head_dim);

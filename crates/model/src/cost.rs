@@ -3,14 +3,10 @@
 use speculative::roofline::Work;
 
 use crate::Geometry;
-use crate::kernels::Matrix;
-use crate::weights::{Block, Parameters, norm_bytes};
+use crate::weights::{Block, Form, Parameters, Weights};
 
 #[cfg(test)]
 mod tests;
-
-/// Bytes of an activation, a key or a value.
-const VALUE: u64 = 4;
 
 /// One sequence's part in a forward.
 #[derive(Clone, Copy, Debug)]
@@ -23,25 +19,28 @@ pub(crate) struct Part {
     pub(crate) logits: usize,
 }
 
-/// Bytes of weights in memory, by when they are read.
+/// Bytes in memory: of weights, by when they are read, and of what is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct WeightBytes {
+pub(crate) struct Bytes {
     /// Once in each forward.
     pub(crate) layers: u64,
     /// For each row: its token's embedding, and its position's.
     pub(crate) row: u64,
     /// Once if any logits are computed: the head and the norm before it.
     pub(crate) head: u64,
+    /// An activation, a key or a value.
+    pub(crate) value: u64,
 }
 
-impl WeightBytes {
-    pub(crate) fn of(weights: &Parameters) -> WeightBytes {
-        let block = |block: &Block| block.matrices().map(Matrix::bytes).sum::<u64>() + block.vector_bytes();
+impl Bytes {
+    pub(crate) fn of<F: Form>(weights: &Parameters<F>, value: usize) -> Bytes {
+        let block = |block: &Block<F>| block.matrices().map(Weights::bytes).sum::<u64>() + block.vector_bytes();
         let embeddings = [Some(&weights.tokens), weights.positions.as_ref()];
-        WeightBytes {
+        Bytes {
             layers: weights.blocks.iter().map(block).sum(),
             row: embeddings.into_iter().flatten().map(|m| m.bytes() / m.outputs() as u64).sum(),
-            head: weights.head().bytes() + norm_bytes(&weights.norm),
+            head: weights.head().bytes() + F::norm_bytes(&weights.norm),
+            value: value as u64,
         }
     }
 }
@@ -51,7 +50,7 @@ impl WeightBytes {
 /// FLOPs: 2 for each weight and row, and 4 for each element of the queries and position that a row sees in a layer (scores
 /// and values). Bytes: weights once, of embeddings the gathered rows, the head if any logits are computed; keys and values
 /// read once for each sequence and layer, and written; what goes into and comes out of each matmul.
-pub(crate) fn forward(geometry: &Geometry, weights: &WeightBytes, parts: &[Part]) -> Work {
+pub(crate) fn forward(geometry: &Geometry, bytes: &Bytes, parts: &[Part]) -> Work {
     let shape = geometry.shape();
     let [d, layers, vocab, hidden] =
         [geometry.d_model, geometry.layers, geometry.vocab_size, geometry.hidden].map(|n| n as u64);
@@ -69,10 +68,10 @@ pub(crate) fn forward(geometry: &Geometry, weights: &WeightBytes, parts: &[Part]
     let linear = layers * geometry.linear() * rows + vocab * d * logits;
     let flops = 2 * linear + layers * 4 * width * seen;
 
-    let read = weights.layers + weights.row * rows + weights.head * u64::from(logits > 0);
+    let read = bytes.layers + bytes.row * rows + bytes.head * u64::from(logits > 0);
     let keys_and_values = layers * 2 * kv_width * (kept + rows);
     // Queries, keys, values; projection; up (and gate); down; head.
     let layer = (d + width + 2 * kv_width) + (width + d) + (d + geometry.ups() * hidden) + (hidden + d);
     let activations = layers * layer * rows + (d + vocab) * logits;
-    Work { flops, bytes: read + VALUE * (keys_and_values + activations) }
+    Work { flops, bytes: read + bytes.value * (keys_and_values + activations) }
 }

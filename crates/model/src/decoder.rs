@@ -3,7 +3,8 @@
 use speculative::TokenId;
 use speculative::roofline::{Roofs, Work};
 
-use crate::{Description, Error, KvCache};
+use crate::cost::Part;
+use crate::{Description, Error, Geometry, KvCache};
 
 /// A model that continues sequences: what the thread that owns it calls.
 pub trait Decoder: Send + 'static {
@@ -30,6 +31,72 @@ pub struct Rows<'a> {
     pub tokens: &'a [TokenId],
     /// Logits are computed for `tokens[logits_from..]` only; `tokens.len()` for none.
     pub logits_from: usize,
+}
+
+impl<D: Decoder + ?Sized> Decoder for Box<D> {
+    fn description(&self) -> &Description {
+        (**self).description()
+    }
+
+    fn new_cache(&self) -> KvCache {
+        (**self).new_cache()
+    }
+
+    fn forward(&mut self, batch: &mut [Rows<'_>]) -> Result<Forward, Error> {
+        (**self).forward(batch)
+    }
+
+    fn measure_roofs(&mut self) -> Roofs {
+        (**self).measure_roofs()
+    }
+}
+
+/// A batch that was checked: what each sequence adds, and which rows' logits are wanted.
+pub(crate) struct Batch {
+    pub(crate) parts: Vec<Part>,
+    /// Of all sequences.
+    pub(crate) rows: usize,
+    /// The numbers, among all rows, of those whose logits are wanted.
+    pub(crate) wanted: Vec<usize>,
+}
+
+impl Batch {
+    /// Of caches that `own` knows as its own, within their contexts and the vocabulary.
+    pub(crate) fn new(geometry: &Geometry, batch: &[Rows<'_>], own: impl Fn(&KvCache) -> bool) -> Result<Batch, Error> {
+        for (sequence, rows) in batch.iter().enumerate() {
+            let (tokens, held) = (rows.tokens.len(), rows.cache.len());
+            let Rows { cache, logits_from, .. } = rows;
+            if cache.shape() != geometry.shape() || cache.context() != geometry.context || !own(cache) {
+                return Err(Error::ForeignCache { sequence });
+            }
+            if held + tokens > geometry.context {
+                return Err(Error::Overflow { sequence, held, tokens, context: geometry.context });
+            }
+            if *logits_from > tokens {
+                return Err(Error::LogitsFrom { sequence, logits_from: *logits_from, tokens });
+            }
+            let vocab_size = geometry.vocab_size;
+            if let Some(row) = rows.tokens.iter().position(|token| *token as usize >= vocab_size) {
+                return Err(Error::Token { sequence, row, token: rows.tokens[row], vocab_size });
+            }
+        }
+        let parts: Vec<Part> = batch.iter().map(part).collect();
+        let (mut wanted, mut end) = (Vec::new(), 0);
+        for part in &parts {
+            end += part.rows;
+            wanted.extend(end - part.logits..end);
+        }
+        Ok(Batch { parts, rows: end, wanted })
+    }
+
+    /// Rows of logits of each sequence.
+    pub(crate) fn counts(&self) -> Vec<usize> {
+        self.parts.iter().map(|part| part.logits).collect()
+    }
+}
+
+fn part(rows: &Rows<'_>) -> Part {
+    Part { held: rows.cache.len(), rows: rows.tokens.len(), logits: rows.tokens.len() - rows.logits_from }
 }
 
 /// What a forward gave.

@@ -1,7 +1,14 @@
 //! What a model says about itself.
 
 use sha2::{Digest, Sha256};
+use speculative::TokenId;
 use tokenizer::Tokenizer;
+
+use crate::{Decoder, Rows};
+
+/// The probe behind the arithmetic's fingerprint: this many rows, whose tokens are multiples of a prime.
+const PROBE_ROWS: usize = 16;
+const PROBE_STEP: usize = 7919;
 
 /// Ids that the character tokenizer knows: ASCII.
 pub(crate) const TOKENIZER_SIZE: usize = 128;
@@ -31,6 +38,22 @@ pub struct Description {
     pub weight_bytes: u64,
     /// Made, not trained: what it accepts means nothing about text.
     pub synthetic: bool,
+}
+
+/// A fingerprint of the logits that a fixed sequence gives, all rows of it.
+pub(crate) fn arithmetic(decoder: &mut impl Decoder) -> Result<String, crate::Error> {
+    let Description { vocab_size, tokenizer, context, .. } = decoder.description();
+    let ids = tokenizer.size().min(*vocab_size);
+    let tokens = (1..).map(|i| (i * PROBE_STEP % ids) as TokenId);
+    let tokens: Vec<TokenId> = tokens.take(PROBE_ROWS.min(*context)).collect();
+    let mut cache = decoder.new_cache();
+    cache.reserve(tokens.len());
+    let forward = decoder.forward(&mut [Rows { cache: &mut cache, tokens: &tokens, logits_from: 0 }])?;
+    let mut digest = Sha256::new();
+    for row in 0..forward.rows(0) {
+        forward.row(0, row).iter().for_each(|logit| digest.update(logit.to_bits().to_le_bytes()));
+    }
+    Ok(hex(digest))
 }
 
 /// A digest in hexadecimal.

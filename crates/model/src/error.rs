@@ -49,6 +49,9 @@ pub enum Error {
         /// The sequence's number in the batch.
         sequence: usize,
     },
+    /// The device did not compute, for want of memory for example. What the caches held before is still there.
+    #[error("the device failed: {0}")]
+    Device(String),
     /// The model's thread has ended.
     #[error("the model's thread has ended")]
     Stopped,
@@ -77,6 +80,9 @@ pub enum LoadError {
         #[source]
         error: std::io::Error,
     },
+    /// The device cannot be used, or did not take the weights.
+    #[error("the device failed: {0}")]
+    Device(String),
     /// A path that no model has.
     #[error("{}: a model is a .gguf file, a folder with a config.json, or a .safetensors file with a .json file beside it", path.display())]
     Name {

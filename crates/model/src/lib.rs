@@ -1,12 +1,13 @@
-//! One decoder-only transformer on the CPU, and the thread that owns it.
+//! One decoder-only transformer, and the thread that owns it.
 //!
-//! A row's logits are bit-identical whether it is computed alone, in a window, in a prefill or beside other sessions'
+//! On the CPU a row's logits are bit-identical whether it is computed alone, in a window, in a prefill or beside other sessions'
 //! rows, with any number of threads and on every SIMD path: speculation is lossless because verifying *is* decoding.
-//! Every operation that rounds is in `kernels`.
+//! Every operation that rounds is in `kernels`. On a GPU candle computes, and the same is a measured property.
 //!
 //! # Layout
 //! - [`Source`], [`LoadError`]: where weights come from, and what is refused
 //! - [`Transformer`], [`Decoder`], [`Rows`], [`Forward`]: the ragged forward
+//! - [`Device`]: the same on other devices
 //! - [`KvCache`]: one sequence's keys and values
 //! - [`Compute`], [`Isa`]: threads and instructions, shared by the models of a process
 //! - [`Worker`]: the thread that owns a model and batches sessions
@@ -25,6 +26,7 @@ mod compute;
 mod cost;
 mod decoder;
 mod description;
+mod device;
 mod error;
 mod geometry;
 mod grown;
@@ -43,6 +45,7 @@ pub use cache::KvCache;
 pub use compute::Compute;
 pub use decoder::{Decoder, Forward, Rows};
 pub use description::Description;
+pub use device::{Device, InvalidDevice};
 pub use error::{Error, LoadError, UnavailableIsa};
 pub use geometry::{Biases, Geometry, Mlp, Normalisation, Positions, Rotary, Scaling};
 pub use hub::HubError;

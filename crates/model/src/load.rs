@@ -10,7 +10,7 @@ use crate::description::hex;
 use crate::geometry::{Geometry, nanogpt};
 use crate::grown::grown;
 use crate::synthetic::{self, SyntheticModel};
-use crate::weights::{Names, Parameters};
+use crate::weights::{Form, Kernels, Names, Parameters};
 use crate::{EmbeddedModel, LoadError, Source, hub};
 
 mod bytes;
@@ -22,7 +22,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
-use self::bytes::Bytes;
+pub(crate) use self::bytes::Bytes;
 use self::stored::Stored;
 
 /// Noise of the grown model, with which the embedded target as its draft foresees 7 in 10 of its greedy choices. Where both
@@ -43,10 +43,10 @@ pub(crate) struct Checkpoint {
 }
 
 /// A model's weights, taken over from its files.
-pub(crate) struct Loaded {
+pub(crate) struct Loaded<F: Form = Kernels> {
     pub(crate) name: String,
     pub(crate) geometry: Geometry,
-    pub(crate) weights: Parameters,
+    pub(crate) weights: Parameters<F>,
     /// SHA-256 over geometry and weights as stored, hexadecimal.
     pub(crate) fingerprint: String,
     pub(crate) tokenizer: Tokenizer,
@@ -54,33 +54,33 @@ pub(crate) struct Loaded {
     pub(crate) synthetic: bool,
 }
 
-/// Reads, fetches or makes a model.
-pub(crate) fn load(source: &Source) -> Result<Loaded, LoadError> {
+/// Reads, fetches or makes a model, its weights in the form that is wanted.
+pub(crate) fn load<F: Form>(source: &Source, form: &F) -> Result<Loaded<F>, LoadError> {
     let name = source.to_string();
     match source {
         Source::Embedded(model) => {
             let (json, weights) = model.files();
             let geometry = nanogpt::geometry(&name, json)?;
-            Checkpoint::nanogpt(name.clone(), name, geometry, weights.into())?.load()
+            Checkpoint::nanogpt(name.clone(), name, geometry, weights.into())?.load(form)
         }
         Source::Synthetic(SyntheticModel::GrownGpt2) => {
             let (json, weights) = EmbeddedModel::Target.files();
             let (json, weights) = grown(json, weights, GROWN_NOISE, 0);
             let geometry = nanogpt::geometry(&name, &json)?;
-            let loaded = Checkpoint::nanogpt(name.clone(), name, geometry, weights.into())?.load()?;
+            let loaded = Checkpoint::nanogpt(name.clone(), name, geometry, weights.into())?.load(form)?;
             Ok(Loaded { synthetic: true, ..loaded })
         }
         Source::Synthetic(SyntheticModel::Random(preset, dtype)) => {
-            let (geometry, weights) = synthetic::random(*preset, *dtype)?;
+            let (geometry, weights) = synthetic::random(form, *preset, *dtype)?;
             let fingerprint = hex(Sha256::new_with_prefix(format!("outrider model: {name}\n")));
             Ok(Loaded { name, geometry, weights, fingerprint, tokenizer: Tokenizer::ascii(), synthetic: true })
         }
         Source::Hub { repo, file } => {
             let mut shown = hub::Shown::new();
             let path = hub::fetch(repo, file.as_deref(), &mut |file, done, total| shown.update(file, done, total))?;
-            Checkpoint::open(&path)?.load()
+            Checkpoint::open(&path)?.load(form)
         }
-        Source::File(path) => Checkpoint::open(path)?.load(),
+        Source::File(path) => Checkpoint::open(path)?.load(form),
     }
 }
 
@@ -109,10 +109,10 @@ impl Checkpoint {
     }
 
     /// Takes the weights over. All of them are checked: type, shape, and that they are finite numbers.
-    pub(crate) fn load(mut self) -> Result<Loaded, LoadError> {
+    pub(crate) fn load<F: Form>(mut self, form: &F) -> Result<Loaded<F>, LoadError> {
         let digest = Sha256::new_with_prefix(format!("outrider model: {:?}\n", self.geometry));
         self.stored.begin(digest);
-        let weights = Parameters::new(&mut self.stored, &self.names, &self.geometry)?;
+        let weights = Parameters::new(&mut self.stored, form, &self.names, &self.geometry)?;
         let head = self.geometry.tied.then(|| format!("{}.weight", self.names.head));
         let fingerprint = self.stored.finish(head.as_deref())?;
         Ok(Loaded {

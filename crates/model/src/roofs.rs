@@ -35,7 +35,7 @@ pub(crate) fn measure<'a>(compute: &Compute, weights: impl IntoIterator<Item = &
 
 /// The median of several runs within [`TIME`], after one that warms the caches and wakes the threads. What is held against
 /// a roof is a median too; the one lucky run of a shared machine would be no roof that anything else can reach.
-fn median(mut run: impl FnMut()) -> f64 {
+pub(crate) fn median(mut run: impl FnMut()) -> f64 {
     run();
     let (begun, mut times) = (Instant::now(), Vec::new());
     while begun.elapsed() < TIME || times.is_empty() {

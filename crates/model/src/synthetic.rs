@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use crate::LoadError;
 use crate::geometry::{Biases, Geometry, Mlp, Normalisation, Positions, Rotary, Scaling};
 use crate::kernels::{FloatType, Format, Matrix};
-use crate::weights::{Names, Parameters, Tensors, Wanted};
+use crate::weights::{Form, Kernels, Names, Parameters, Tensors, Unusable, Wanted};
 
 #[cfg(test)]
 mod tests;
@@ -156,16 +156,23 @@ fn llama(head_dim: usize, factor: f64) -> Geometry {
 }
 
 /// Random weights at a preset's geometry, the same each time.
-pub(crate) fn random(preset: Preset, Dtype(kind): Dtype) -> Result<(Geometry, Parameters), LoadError> {
+pub(crate) fn random<F: Form>(
+    form: &F,
+    preset: Preset,
+    Dtype(kind): Dtype,
+) -> Result<(Geometry, Parameters<F>), LoadError> {
     let geometry = preset.geometry();
     let names = if geometry.mlp == Mlp::SwiGlu { Names::LLAMA } else { Names::NANOGPT };
-    let weights = Parameters::new(&mut Random::new(kind), &names, &geometry)?;
+    let weights = Parameters::new(&mut Random::new(kind), form, &names, &geometry)?;
     Ok((geometry, weights))
 }
 
 /// A matrix of random weights, or why there is none.
 pub(crate) fn matrix(Dtype(kind): Dtype, outputs: usize, inputs: usize) -> Result<Matrix, String> {
-    Random::new(kind).matrix(outputs, inputs)
+    Random::new(kind).matrix(&Kernels, outputs, inputs).map_err(|unusable| match unusable {
+        Unusable::Weights(reason) => reason,
+        Unusable::Device(error) => error.to_string(),
+    })
 }
 
 /// Weights from a generator (Marsaglia's xorshift64), of such a size that activations keep theirs.
@@ -179,15 +186,13 @@ impl Random {
         Random { kind, state: 0x9e37_79b9_7f4a_7c15 }
     }
 
-    fn matrix(&mut self, outputs: usize, inputs: usize) -> Result<Matrix, String> {
+    fn matrix<F: Form>(&mut self, form: &F, outputs: usize, inputs: usize) -> Result<F::Matrix, Unusable> {
         let limit = (3.0 / inputs as f32).sqrt();
         match self.kind {
-            Kind::Float(float) => {
-                Ok(Matrix::float(float, &self.floats(float, outputs * inputs, limit), outputs, inputs))
-            }
+            Kind::Float(float) => form.float(float, &self.floats(float, outputs * inputs, limit), [outputs, inputs]),
             Kind::Quantised(format) => {
                 let raw = self.blocks(format, outputs * inputs / format.block_len(), limit);
-                Matrix::quantised(format, &raw, outputs, inputs)
+                form.quantised(format, &raw, [outputs, inputs])
             }
         }
     }
@@ -240,13 +245,16 @@ impl Random {
 }
 
 impl Tensors for Random {
-    fn matrices(&mut self, wanted: Wanted<'_>) -> Result<Vec<Matrix>, LoadError> {
-        let matrices = wanted.outputs.iter().map(|outputs| self.matrix(*outputs, wanted.inputs));
-        matrices.collect::<Result<_, _>>().map_err(|value| LoadError::Tensor {
-            file: format!("synthetic:{}", self.kind.name()),
-            tensor: wanted.name.to_owned(),
-            value,
-            allowed: "rows of whole blocks".to_owned(),
+    fn matrices<F: Form>(&mut self, form: &F, wanted: Wanted<'_>) -> Result<Vec<F::Matrix>, LoadError> {
+        let matrices = wanted.outputs.iter().map(|outputs| self.matrix(form, *outputs, wanted.inputs));
+        matrices.collect::<Result<_, _>>().map_err(|unusable| match unusable {
+            Unusable::Weights(value) => LoadError::Tensor {
+                file: format!("synthetic:{}", self.kind.name()),
+                tensor: wanted.name.to_owned(),
+                value,
+                allowed: "rows of whole blocks".to_owned(),
+            },
+            Unusable::Device(error) => LoadError::Device(error.to_string()),
         })
     }
 

@@ -5,34 +5,29 @@
 use std::slice;
 use std::sync::{Arc, Mutex};
 
-use sha2::{Digest, Sha256};
-use speculative::TokenId;
 use speculative::roofline::Roofs;
 
-use crate::cost::{self, Part, WeightBytes};
-use crate::description::hex;
+use crate::cost;
+use crate::decoder::Batch;
+use crate::description::arithmetic;
 use crate::geometry::Mlp;
 use crate::kernels::attention::{Attention, Projections};
 use crate::kernels::matmul::{self, Sink, matmul};
 use crate::kernels::rope::{self, Rotation};
 use crate::kernels::{BLOCK, Buffer, Matrix, activation};
 use crate::load::{Loaded, load};
-use crate::weights::{Block, Linear, Parameters};
+use crate::weights::{Block, Kernels, Linear, Parameters};
 use crate::{Compute, Decoder, Description, Error, Forward, Geometry, KvCache, LoadError, Rows, Source, roofs};
 
 #[cfg(test)]
-mod tests;
-
-/// The probe behind the arithmetic's fingerprint: this many rows, whose tokens are multiples of a prime.
-const PROBE_ROWS: usize = 16;
-const PROBE_STEP: usize = 7919;
+pub(crate) mod tests;
 
 /// A model in memory, ready to forward.
 pub struct Transformer {
     description: Description,
     geometry: Geometry,
     weights: Parameters,
-    weight_bytes: WeightBytes,
+    bytes: cost::Bytes,
     compute: Arc<Compute>,
     state: State,
 }
@@ -40,8 +35,9 @@ pub struct Transformer {
 impl Transformer {
     /// Reads and checks a model. It will compute on `compute`, which other models may share.
     pub fn load(source: &Source, compute: Arc<Compute>) -> Result<Transformer, LoadError> {
-        let mut transformer = Transformer::new(load(source)?, compute);
-        transformer.description.arithmetic = transformer.arithmetic();
+        let mut transformer = Transformer::new(load(source, &Kernels)?, compute);
+        transformer.description.arithmetic =
+            arithmetic(&mut transformer).expect("a sequence within the context and the vocabulary");
         Ok(transformer)
     }
 
@@ -61,23 +57,8 @@ impl Transformer {
             synthetic,
         };
         let state = State::new(&geometry, compute.threads());
-        let weight_bytes = WeightBytes::of(&weights);
-        Transformer { description, geometry, weights, weight_bytes, compute, state }
-    }
-
-    /// A fingerprint of the logits that a fixed sequence gives, all rows of it.
-    fn arithmetic(&mut self) -> String {
-        let ids = self.geometry.vocab_size.min(self.description.tokenizer.size());
-        let tokens = (1..).map(|i| (i * PROBE_STEP % ids) as TokenId);
-        let tokens: Vec<TokenId> = tokens.take(PROBE_ROWS.min(self.geometry.context)).collect();
-        let mut cache = self.new_cache();
-        let probe = Rows { cache: &mut cache, tokens: &tokens, logits_from: 0 };
-        let forward = self.forward(&mut [probe]).expect("a sequence within the context and the vocabulary");
-        let mut digest = Sha256::new();
-        for row in 0..forward.rows(0) {
-            forward.row(0, row).iter().for_each(|logit| digest.update(logit.to_bits().to_le_bytes()));
-        }
-        hex(digest)
+        let bytes = cost::Bytes::of(&weights, size_of::<f32>());
+        Transformer { description, geometry, weights, bytes, compute, state }
     }
 
     /// The model's sizes and parts.
@@ -96,11 +77,9 @@ impl Decoder for Transformer {
     }
 
     fn forward(&mut self, batch: &mut [Rows<'_>]) -> Result<Forward, Error> {
-        check(&self.geometry, batch)?;
+        let checked = Batch::new(&self.geometry, batch, KvCache::is_paged)?;
         let _awake = self.compute.pool().forward();
-        let parts: Vec<Part> = batch.iter().map(part).collect();
-        let rows = parts.iter().map(|part| part.rows).sum();
-        let wanted = wanted_rows(&parts);
+        let Batch { ref parts, rows, ref wanted } = checked;
         let state = &mut self.state;
         state.reserve(rows, wanted.len());
 
@@ -116,54 +95,17 @@ impl Decoder for Transformer {
             layer.forward(rotation.as_ref(), &mut attention, state); // x: (rows, d)
         }
         drop(attention);
-        let logits = self.weights.logits(&self.compute, state, &wanted); // (wanted rows, vocabulary)
+        let logits = self.weights.logits(&self.compute, state, wanted); // (wanted rows, vocabulary)
         for rows in batch.iter_mut() {
             rows.cache.advance(rows.tokens.len());
         }
-        let counts: Vec<usize> = parts.iter().map(|part| part.logits).collect();
-        let work = cost::forward(&self.geometry, &self.weight_bytes, &parts);
-        Ok(Forward::new(self.geometry.vocab_size, &counts, logits, work))
+        let work = cost::forward(&self.geometry, &self.bytes, parts);
+        Ok(Forward::new(self.geometry.vocab_size, &checked.counts(), logits, work))
     }
 
     fn measure_roofs(&mut self) -> Roofs {
         roofs::measure(&self.compute, self.weights.matrices().map(Matrix::as_bytes))
     }
-}
-
-fn check(geometry: &Geometry, batch: &[Rows<'_>]) -> Result<(), Error> {
-    for (sequence, rows) in batch.iter().enumerate() {
-        let tokens = rows.tokens.len();
-        let Rows { cache, logits_from, .. } = rows;
-        if cache.shape() != geometry.shape() || cache.context() != geometry.context {
-            return Err(Error::ForeignCache { sequence });
-        }
-        if cache.len() + tokens > geometry.context {
-            return Err(Error::Overflow { sequence, held: cache.len(), tokens, context: geometry.context });
-        }
-        if *logits_from > tokens {
-            return Err(Error::LogitsFrom { sequence, logits_from: *logits_from, tokens });
-        }
-        let vocab_size = geometry.vocab_size;
-        if let Some(row) = rows.tokens.iter().position(|token| *token as usize >= vocab_size) {
-            return Err(Error::Token { sequence, row, token: rows.tokens[row], vocab_size });
-        }
-    }
-    Ok(())
-}
-
-fn part(rows: &Rows<'_>) -> Part {
-    Part { held: rows.cache.len(), rows: rows.tokens.len(), logits: rows.tokens.len() - rows.logits_from }
-}
-
-/// The numbers, among all rows, of those whose logits are wanted.
-fn wanted_rows(parts: &[Part]) -> Vec<usize> {
-    let mut wanted = Vec::new();
-    let mut end = 0;
-    for part in parts {
-        end += part.rows;
-        wanted.extend(end - part.logits..end);
-    }
-    wanted
 }
 
 /// Activations, kept from forward to forward, all in lane order and padded with zeros to whole blocks.

@@ -2,10 +2,11 @@
 
 use crate::LoadError;
 use crate::geometry::{Geometry, Normalisation, Positions, Scaling};
-use crate::kernels::{Matrix, Norm, in_lane_order};
 
+mod form;
 mod names;
 
+pub(crate) use form::{Form, Kernels, Unusable, Weights};
 pub(crate) use names::Names;
 
 /// A matrix that is wanted from a file, or several that are stored as one.
@@ -46,50 +47,54 @@ impl Layout {
 
 /// Where weights come from: files, or nothing at all for models that are made up.
 pub(crate) trait Tensors {
-    fn matrices(&mut self, wanted: Wanted<'_>) -> Result<Vec<Matrix>, LoadError>;
+    fn matrices<F: Form>(&mut self, form: &F, wanted: Wanted<'_>) -> Result<Vec<F::Matrix>, LoadError>;
 
     /// `len` numbers, widened exactly.
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError>;
 }
 
 /// Matrices with the same inputs, applied together.
-pub(crate) struct Linear {
-    pub(crate) parts: Vec<Matrix>,
-    /// Lane order, each part padded with zeros to whole blocks.
-    pub(crate) bias: Option<Vec<f32>>,
+pub(crate) struct Linear<F: Form = Kernels> {
+    pub(crate) parts: Vec<F::Matrix>,
+    pub(crate) bias: Option<F::Bias>,
 }
 
 /// One layer of the transformer.
-pub(crate) struct Block {
-    pub(crate) attention_norm: Norm,
+pub(crate) struct Block<F: Form = Kernels> {
+    pub(crate) attention_norm: F::Norm,
     /// Queries, keys, values.
-    pub(crate) qkv: Linear,
+    pub(crate) qkv: Linear<F>,
     /// For each head of queries, and of keys.
-    pub(crate) head_norms: Option<[Norm; 2]>,
-    pub(crate) projection: Linear,
-    pub(crate) mlp_norm: Norm,
+    pub(crate) head_norms: Option<[F::Norm; 2]>,
+    pub(crate) projection: Linear<F>,
+    pub(crate) mlp_norm: F::Norm,
     /// Up, or gate and up.
-    pub(crate) up: Linear,
-    pub(crate) down: Linear,
+    pub(crate) up: Linear<F>,
+    pub(crate) down: Linear<F>,
 }
 
 /// All of a model.
-pub(crate) struct Parameters {
+pub(crate) struct Parameters<F: Form = Kernels> {
     /// (vocabulary, d): the embedding, and the head where there is no other.
-    pub(crate) tokens: Matrix,
+    pub(crate) tokens: F::Matrix,
     /// (context, d)
-    pub(crate) positions: Option<Matrix>,
+    pub(crate) positions: Option<F::Matrix>,
     /// Radians for each position that pairs of dimensions turn by; none where they don't.
     pub(crate) frequencies: Vec<f64>,
-    pub(crate) blocks: Vec<Block>,
-    pub(crate) norm: Norm,
+    pub(crate) blocks: Vec<Block<F>>,
+    pub(crate) norm: F::Norm,
     /// (vocabulary, d)
-    pub(crate) head: Option<Matrix>,
+    pub(crate) head: Option<F::Matrix>,
 }
 
-impl Parameters {
-    pub(crate) fn new(tensors: &mut impl Tensors, names: &Names, geometry: &Geometry) -> Result<Parameters, LoadError> {
-        let mut builder = Builder { tensors, names, geometry };
+impl<F: Form> Parameters<F> {
+    pub(crate) fn new(
+        tensors: &mut impl Tensors,
+        form: &F,
+        names: &Names,
+        geometry: &Geometry,
+    ) -> Result<Parameters<F>, LoadError> {
+        let mut builder = Builder { tensors, form, names, geometry };
         let (vocab_size, d) = (geometry.vocab_size, geometry.d_model);
         Ok(Parameters {
             tokens: builder.matrix(&names.outside(names.tokens, "weight"), vocab_size, d)?,
@@ -110,20 +115,20 @@ impl Parameters {
     }
 
     /// The matrix of the logits.
-    pub(crate) fn head(&self) -> &Matrix {
+    pub(crate) fn head(&self) -> &F::Matrix {
         self.head.as_ref().unwrap_or(&self.tokens)
     }
 
     /// All matrices.
-    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &F::Matrix> {
         let blocks = self.blocks.iter().flat_map(Block::matrices);
         blocks.chain([&self.tokens]).chain(&self.positions).chain(&self.head)
     }
 
     /// Bytes of all weights in memory.
     pub(crate) fn bytes(&self) -> u64 {
-        let vectors = self.blocks.iter().map(Block::vector_bytes).sum::<u64>() + norm_bytes(&self.norm);
-        self.matrices().map(Matrix::bytes).sum::<u64>() + vectors
+        let vectors = self.blocks.iter().map(Block::vector_bytes).sum::<u64>() + F::norm_bytes(&self.norm);
+        self.matrices().map(Weights::bytes).sum::<u64>() + vectors
     }
 
     /// The type that most of the weights are stored in.
@@ -139,8 +144,8 @@ impl Parameters {
     }
 }
 
-impl Block {
-    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+impl<F: Form> Block<F> {
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &F::Matrix> {
         [&self.qkv, &self.projection, &self.up, &self.down].into_iter().flat_map(|linear| &linear.parts)
     }
 
@@ -148,23 +153,19 @@ impl Block {
     pub(crate) fn vector_bytes(&self) -> u64 {
         let biases = [&self.qkv, &self.projection, &self.up, &self.down].into_iter().filter_map(|l| l.bias.as_ref());
         let norms = [&self.attention_norm, &self.mlp_norm].into_iter().chain(self.head_norms.iter().flatten());
-        biases.map(|bias| size_of_val(&bias[..]) as u64).sum::<u64>() + norms.map(norm_bytes).sum::<u64>()
+        biases.map(F::bias_bytes).sum::<u64>() + norms.map(F::norm_bytes).sum::<u64>()
     }
 }
 
-/// Bytes of a norm's numbers in memory.
-pub(crate) fn norm_bytes(norm: &Norm) -> u64 {
-    (norm.parameters() * size_of::<f32>()) as u64
-}
-
-struct Builder<'a, T> {
+struct Builder<'a, T, F> {
     tensors: &'a mut T,
+    form: &'a F,
     names: &'a Names,
     geometry: &'a Geometry,
 }
 
-impl<T: Tensors> Builder<'_, T> {
-    fn block(&mut self, layer: usize) -> Result<Block, LoadError> {
+impl<T: Tensors, F: Form> Builder<'_, T, F> {
+    fn block(&mut self, layer: usize) -> Result<Block<F>, LoadError> {
         let Geometry { d_model, hidden, biases, .. } = *self.geometry;
         let shape = self.geometry.shape();
         let names = self.names;
@@ -185,9 +186,9 @@ impl<T: Tensors> Builder<'_, T> {
         })
     }
 
-    fn matrix(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix, LoadError> {
+    fn matrix(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<F::Matrix, LoadError> {
         let wanted = Wanted { name, outputs: &[outputs], inputs, layout: Layout::Rows };
-        Ok(self.tensors.matrices(wanted)?.swap_remove(0))
+        Ok(self.tensors.matrices(self.form, wanted)?.swap_remove(0))
     }
 
     /// `parts`: outputs and heads of each matrix. They are stored one by one, or all under one name.
@@ -198,8 +199,8 @@ impl<T: Tensors> Builder<'_, T> {
         parts: &[(usize, usize)],
         inputs: usize,
         biased: bool,
-    ) -> Result<Linear, LoadError> {
-        let mut linear = Linear { parts: Vec::new(), bias: biased.then(Vec::new) };
+    ) -> Result<Linear<F>, LoadError> {
+        let (mut matrices, mut biases) = (Vec::new(), Vec::new());
         let together = parts.len() / stored.len();
         for (number, (name, parts)) in stored.iter().zip(parts.chunks(together)).enumerate() {
             let layout = match (self.names.transposed, self.names.interleaved && stored.len() == 3 && number < 2) {
@@ -209,27 +210,29 @@ impl<T: Tensors> Builder<'_, T> {
             };
             let outputs: Vec<usize> = parts.iter().map(|(outputs, _)| *outputs).collect();
             let weight = self.names.inside(layer, name, "weight");
-            linear.parts.extend(self.tensors.matrices(Wanted { name: &weight, outputs: &outputs, inputs, layout })?);
-            if let Some(bias) = &mut linear.bias {
+            let wanted = Wanted { name: &weight, outputs: &outputs, inputs, layout };
+            matrices.extend(self.tensors.matrices(self.form, wanted)?);
+            if biased {
                 let stored = self.tensors.vector(&self.names.inside(layer, name, "bias"), outputs.iter().sum())?;
-                append_biases(bias, &stored, &outputs, layout);
+                append_biases(&mut biases, &stored, &outputs, layout);
             }
         }
-        Ok(linear)
+        Ok(Linear { parts: matrices, bias: biased.then(|| F::bias(biases)) })
     }
 
-    fn norm(&mut self, name: impl Fn(&str) -> String) -> Result<Norm, LoadError> {
+    fn norm(&mut self, name: impl Fn(&str) -> String) -> Result<F::Norm, LoadError> {
         let (d, epsilon) = (self.geometry.d_model, self.geometry.epsilon);
         let scale = self.tensors.vector(&name("weight"), d)?;
-        Ok(match self.geometry.norm {
-            Normalisation::Layer => Norm::layer(&scale, &self.tensors.vector(&name("bias"), d)?, epsilon),
-            Normalisation::Rms => Norm::rms(&scale, epsilon),
-        })
+        let bias = match self.geometry.norm {
+            Normalisation::Layer => Some(self.tensors.vector(&name("bias"), d)?),
+            Normalisation::Rms => None,
+        };
+        Ok(F::norm(scale, bias, epsilon))
     }
 
-    fn head_norm(&mut self, layer: usize, name: &str) -> Result<Norm, LoadError> {
+    fn head_norm(&mut self, layer: usize, name: &str) -> Result<F::Norm, LoadError> {
         let scale = self.tensors.vector(&self.names.inside(layer, name, "weight"), self.geometry.head_dim)?;
-        Ok(Norm::rms(&scale, self.geometry.epsilon))
+        Ok(F::norm(scale, None, self.geometry.epsilon))
     }
 
     fn frequencies(&mut self) -> Result<Vec<f64>, LoadError> {
@@ -242,12 +245,11 @@ impl<T: Tensors> Builder<'_, T> {
     }
 }
 
-/// Appends the biases of parts with `outputs` each, in lane order, padded to whole blocks.
-fn append_biases(to: &mut Vec<f32>, stored: &[f32], outputs: &[usize], layout: Layout) {
+/// Appends the biases of parts with `outputs` each.
+fn append_biases(to: &mut Vec<Vec<f32>>, stored: &[f32], outputs: &[usize], layout: Layout) {
     let mut from = 0;
     for &outputs in outputs {
-        let part: Vec<f32> = (0..outputs).map(|row| stored[from + layout.stored(row, outputs)]).collect();
-        to.extend(in_lane_order(&part));
+        to.push((0..outputs).map(|row| stored[from + layout.stored(row, outputs)]).collect());
         from += outputs;
     }
 }

@@ -54,6 +54,8 @@ enum Request {
 struct Task {
     /// `None` before the first pass.
     cache: Option<KvCache>,
+    /// Positions that the session may come to hold.
+    positions: usize,
     history: History,
     sampling: Sampling,
     top_logprobs: Option<usize>,
@@ -132,6 +134,8 @@ pub(crate) struct Lane {
     /// Empty before the first pass, while a request is with the thread, and for good when that request's future was
     /// dropped: the thread then refuses to go on.
     cache: Option<KvCache>,
+    /// Positions that it was let in with.
+    positions: usize,
     /// Travels as the cache does.
     history: History,
     sampling: Sampling,
@@ -241,10 +245,11 @@ impl Worker {
         open.validate(&self.description, &self.limits)?;
         let enqueued = Instant::now();
         let positions = open.tokens.len() + open.max_tokens + self.limits.max_gamma;
-        let admitted = self.admission.admit(positions.min(self.description.context)).await?;
+        let positions = positions.min(self.description.context);
+        let admitted = self.admission.admit(positions).await?;
         let history = History::new(&open.sampling.penalties, &open.tokens, open.prompt_len);
         let Open { sampling, top_logprobs, .. } = *open;
-        let mut lane = Lane { cache: None, history, sampling, top_logprobs, _admitted: admitted };
+        let mut lane = Lane { cache: None, positions, history, sampling, top_logprobs, _admitted: admitted };
         let plan = Plan { keep: 0, tokens: open.tokens.clone() };
         let answer = self.answer_since(enqueued, &mut lane, plan, goal).await?;
         Ok((lane, answer))
@@ -258,8 +263,8 @@ impl Worker {
     async fn answer_since(&self, enqueued: Instant, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
         let (cache, history) = (lane.cache.take(), mem::take(&mut lane.history));
-        let Lane { sampling, top_logprobs, .. } = *lane;
-        let task = Task { cache, history, sampling, top_logprobs, plan, goal, enqueued, reply };
+        let Lane { positions, sampling, top_logprobs, .. } = *lane;
+        let task = Task { cache, positions, history, sampling, top_logprobs, plan, goal, enqueued, reply };
         self.queue.send(Request::Task(Box::new(task))).map_err(|_| Error::Stopped)?;
         let (cache, history, answer) = answer.await.map_err(|_| Error::Stopped)??;
         (lane.cache, lane.history) = (Some(cache), history);

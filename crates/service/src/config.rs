@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, num::NonZeroUsize, ops::RangeInclusive, path::PathBuf, thread, time::Duration};
 
 use clap::Args;
-use model::{InvalidSource, Limits, Source};
+use model::{Device, InvalidDevice, InvalidSource, Limits, Source};
 use speculative::SyntheticAcceptance;
 use telemetry::{
     connections::Door,
@@ -12,9 +12,14 @@ use telemetry::{
     watched::UnusableFiles,
 };
 
-/// Threads, limits and stopping.
+/// Device, threads, limits and stopping.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
+    /// Where the model computes: cpu, cuda or cuda:N (NVIDIA), metal or metal:N (Apple), as far as they are in this build, or
+    /// candle-cpu, the forward of a GPU on the CPU, to try it
+    #[arg(long, env = "OUTRIDER_DEVICE", value_name = "DEVICE", default_value = "cpu", value_parser = device)]
+    pub device: Device,
+
     /// Threads that the model computes with [default: the processors that this process may use]
     #[arg(long, env = "OUTRIDER_THREADS", value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
@@ -141,6 +146,14 @@ impl Config {
 /// Words that name no source. A file is looked for when it is loaded.
 pub fn source(text: &str) -> Result<Source, String> {
     text.parse().map_err(|error: InvalidSource| error.to_string())
+}
+
+/// The device that a flag names.
+///
+/// # Errors
+/// Words that name no device. Whether it is there is seen when a model is loaded.
+pub fn device(text: &str) -> Result<Device, String> {
+    text.parse().map_err(|error: InvalidDevice| error.to_string())
 }
 
 /// The acceptance by lot that a flag asks for.

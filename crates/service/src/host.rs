@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use model::{Compute, Decoder, Limits, LoadError, Source, Transformer, Worker};
+use model::{Compute, Decoder, Device, Limits, LoadError, Source, Worker};
 use speculative::SyntheticAcceptance;
 use telemetry::{
     ExportError, Tracer,
@@ -140,22 +140,23 @@ pub fn exit(outcome: Result<(), impl Display>) -> ExitCode {
     }
 }
 
-/// Loads `source` and starts the thread, named `name`, that owns it; with `synthetic_acceptance` it accepts by lot.
+/// Loads `source` onto `device` and starts the thread, named `name`, that owns it; with `synthetic_acceptance` it accepts
+/// by lot.
 ///
 /// # Errors
 /// A model that cannot be loaded, or no thread.
 pub async fn load(
     name: &'static str,
-    source: Source,
+    (source, device): (Source, Device),
     compute: Arc<Compute>,
     limits: Limits,
     synthetic_acceptance: Option<SyntheticAcceptance>,
 ) -> Result<Worker, Error> {
     let load = move || {
-        let transformer = Transformer::load(&source, compute)?;
-        let model = transformer.description();
+        let decoder = device.load(&source, compute)?;
+        let model = decoder.description();
         tracing::info!(model = model.name, parameters = model.parameters, device = model.device, "model loaded");
-        Ok(Worker::spawn_accepting(name, transformer, limits, synthetic_acceptance)?)
+        Ok(Worker::spawn_accepting(name, decoder, limits, synthetic_acceptance)?)
     };
     task::spawn_blocking(load).await.expect("loading does not panic")
 }

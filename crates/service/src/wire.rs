@@ -86,7 +86,7 @@ pub fn open_status(error: &OpenError) -> Status {
 pub fn failure_status(error: &Error) -> Status {
     let message = error.to_string();
     match error {
-        Error::Stopped => Status::unavailable(message),
+        Error::Stopped | Error::Device(_) => Status::unavailable(message),
         Error::CacheLost { .. }
         | Error::ForeignCache { .. }
         | Error::LogitsFrom { .. }

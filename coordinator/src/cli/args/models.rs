@@ -1,7 +1,7 @@
 //! Models in this process: the embedded pair, others, and a workload's.
 
 use clap::{Args, ValueEnum};
-use model::{EmbeddedModel, Source, SyntheticModel};
+use model::{Device, EmbeddedModel, Source, SyntheticModel};
 use speculative::SyntheticAcceptance;
 use tokenizer::Tokenizer;
 
@@ -19,6 +19,15 @@ pub(in crate::cli) struct ModelArgs {
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["draft", "target"], value_parser = service::source)]
     pub(in crate::cli) target_model: Option<Source>,
 
+    /// Where the draft computes: cpu, cuda or cuda:N, metal or metal:N, as far as they are in this build, or candle-cpu, the
+    /// forward of a GPU on the CPU, to try it
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", conflicts_with_all = ["draft", "target"], value_parser = service::device)]
+    pub(in crate::cli) draft_device: Device,
+
+    /// Where the target computes, likewise
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", conflicts_with_all = ["draft", "target"], value_parser = service::device)]
+    pub(in crate::cli) target_device: Device,
+
     /// Have the target accept each proposed token by lot with this chance, 0 to 1, whatever the models say, to study what
     /// cycles cost; the output means nothing then
     #[arg(long, value_name = "A", allow_negative_numbers = true, conflicts_with_all = ["draft", "target"], value_parser = service::synthetic_acceptance)]
@@ -31,7 +40,7 @@ impl ModelArgs {
     /// # Errors
     /// One of two, named.
     pub(in crate::cli) fn models(&self, drafted: bool) -> Result<Models, &'static str> {
-        let Self { draft_model, target_model, synthetic_acceptance } = self.clone();
+        let Self { draft_model, target_model, draft_device, target_device, synthetic_acceptance } = self.clone();
         let models = match (draft_model, target_model) {
             (None, None) => Models::default(),
             (draft, Some(target)) if !drafted || draft.is_some() => Models { draft, target, ..Models::default() },
@@ -41,7 +50,8 @@ impl ModelArgs {
                             --target-model with --ar");
             }
         };
-        Ok(Models { draft: models.draft.filter(|_| drafted), synthetic_acceptance, ..models })
+        let draft = models.draft.filter(|_| drafted);
+        Ok(Models { draft, draft_device, target_device, synthetic_acceptance, ..models })
     }
 }
 
@@ -68,12 +78,15 @@ impl Workload {
         }
     }
 
-    /// Its pair.
-    pub(in crate::cli) fn models(self, synthetic_acceptance: Option<SyntheticAcceptance>) -> Models {
+    /// Its pair, where and how the flags say.
+    pub(in crate::cli) fn models(self, flags: &ModelArgs) -> Models {
+        let ModelArgs { draft_device, target_device, synthetic_acceptance, .. } = *flags;
         match self {
             Workload::NanogptDecodeSpec => Models {
                 draft: Some(Source::Embedded(EmbeddedModel::Target)),
                 target: Source::Synthetic(SyntheticModel::GrownGpt2),
+                draft_device,
+                target_device,
                 synthetic_acceptance,
             },
         }

@@ -80,7 +80,7 @@ fn judge(outcome: &Outcome, pairs: usize) -> anyhow::Result<End> {
 fn place(args: &BenchArgs) -> Place<'_> {
     #[cfg(feature = "embedded")]
     if let Some(workload) = args.workload {
-        let models = workload.models(args.services.models.synthetic_acceptance);
+        let models = workload.models(&args.services.models);
         return Place::Here { models, threads: args.services.threads };
     }
     Place::of(&args.services, true)

@@ -10,7 +10,7 @@ fn tiny() -> Geometry {
 }
 
 /// Not what any type would give, so that each shows: the layers, a row, the head.
-const BYTES: WeightBytes = WeightBytes { layers: 1000, row: 30, head: 200 };
+const BYTES: Bytes = Bytes { layers: 1000, row: 30, head: 200, value: 4 };
 
 /// Two sequences: one holds 3 positions and adds 2 rows, one of them with logits; one is new and adds 1, with logits.
 #[test]

@@ -57,6 +57,29 @@ impl Format {
         }
     }
 
+    /// Whether `raw` is outputs · inputs weights in whole blocks, with scales that are finite. Gives what is wrong.
+    pub(crate) fn check(self, raw: &[u8], [outputs, inputs]: [usize; 2]) -> Result<(), String> {
+        let row_bytes = self.row_bytes(raw, [outputs, inputs])?;
+        let finite =
+            |row: &[u8]| row.chunks_exact(self.block_bytes()).all(|block| Block::read(self, block).is_finite());
+        match raw.chunks_exact(row_bytes).position(|row| !finite(row)) {
+            Some(row) => Err(not_finite(row)),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes of a row of `raw`, which must be outputs · inputs weights in whole blocks.
+    fn row_bytes(self, raw: &[u8], [outputs, inputs]: [usize; 2]) -> Result<usize, String> {
+        if inputs == 0 || !inputs.is_multiple_of(self.block_len()) {
+            return Err(format!("rows of {inputs}, not a multiple of {}", self.block_len()));
+        }
+        let row_bytes = inputs / self.block_len() * self.block_bytes();
+        match outputs.checked_mul(row_bytes) == Some(raw.len()) {
+            true => Ok(row_bytes),
+            false => Err(format!("{} bytes, not {outputs} rows of {row_bytes}", raw.len())),
+        }
+    }
+
     /// Bytes of a block in a file.
     pub(crate) fn block_bytes(self) -> usize {
         match self {
@@ -116,14 +139,8 @@ pub(crate) struct Packed {
 impl Packed {
     /// Packs `raw`, the rows of a file. Gives the reason where that cannot be.
     pub(crate) fn new(format: Format, raw: &[u8], outputs: usize, inputs: usize) -> Result<Packed, String> {
-        if inputs == 0 || !inputs.is_multiple_of(format.block_len()) {
-            return Err(format!("rows of {inputs}, not a multiple of {}", format.block_len()));
-        }
+        let row_bytes = format.row_bytes(raw, [outputs, inputs])?;
         let (blocks, layout) = (inputs / format.block_len(), format.layout());
-        let row_bytes = blocks * format.block_bytes();
-        if outputs.checked_mul(row_bytes) != Some(raw.len()) {
-            return Err(format!("{} bytes, not {outputs} rows of {row_bytes}", raw.len()));
-        }
         let panels = outputs.div_ceil(BLOCK);
         let panel_bytes = BLOCK / LANES * blocks * layout.bytes();
         let mut bytes = Bytes::zeroed(panels * panel_bytes);
@@ -137,7 +154,7 @@ impl Packed {
             parts.into_iter().map(|part| part.join().expect("packing does not panic")).collect::<Vec<_>>()
         });
         match packed.into_iter().enumerate().find_map(|(part, row)| Some(part * share * BLOCK + row?)) {
-            Some(row) => Err(format!("not finite: a scale of row {row}")),
+            Some(row) => Err(not_finite(row)),
             None => Ok(Packed { format, outputs, inputs, bytes }),
         }
     }
@@ -178,6 +195,10 @@ impl Packed {
             }
         }
     }
+}
+
+fn not_finite(row: usize) -> String {
+    format!("not finite: a scale of row {row}")
 }
 
 /// Packs rows, the first of which begins a panel, into `packed`, all zeros before. Gives the first row with a scale that is

@@ -31,6 +31,11 @@ impl Rotation {
         Rotation { turns: turns.collect(), half: frequencies.len() }
     }
 
+    /// (rows, half): cosine and sine.
+    pub(crate) fn turns(&self) -> &[[f32; 2]] {
+        &self.turns
+    }
+
     fn apply(&self, row: usize, head: &mut [f32]) {
         let half = self.half;
         for (i, [cos, sin]) in self.turns[row * half..][..half].iter().enumerate() {

@@ -13,8 +13,8 @@ use super::bytes::Bytes;
 use super::convert;
 use crate::LoadError;
 use crate::description::hex;
-use crate::kernels::{FloatType, Format, Matrix};
-use crate::weights::{Layout, Tensors, Wanted};
+use crate::kernels::{FloatType, Format};
+use crate::weights::{Form, Layout, Tensors, Unusable, Wanted, Weights};
 
 /// The tensors of a model's files.
 pub(crate) struct Stored {
@@ -127,34 +127,49 @@ impl Stored {
     }
 
     /// A matrix of `rows` of a tensor.
-    fn matrix(
+    fn matrix<F: Form>(
         &self,
-        name: &str,
-        file: usize,
-        kind: &Kind,
+        form: &F,
+        tensor: &Tensor<'_>,
         rows: &Rows<'_>,
-        [outputs, inputs]: [usize; 2],
-    ) -> Result<Matrix, LoadError> {
+        shape: [usize; 2],
+    ) -> Result<F::Matrix, LoadError> {
+        let Tensor { name, file, kind } = *tensor;
         let raw = &*rows.bytes;
-        let unusable = |reason: String| self.refuse_in(file, name, reason, "finite weights".to_owned());
-        match kind {
+        let made = match kind {
             Kind::Float(dtype) => match dtype.first_not_finite(raw) {
                 // A weight that is not finite would spread to every logit; nothing downstream could choose then.
-                Some(at) => Err(unusable(format!("not finite at row {}, column {}", at / inputs, at % inputs))),
+                Some(at) => {
+                    let (row, column) = (at / shape[1], at % shape[1]);
+                    Err(Unusable::Weights(format!("not finite at row {row}, column {column}")))
+                }
                 None => {
-                    let mapped = rows.at.and_then(|at| self.files[file].1.matrix(*dtype, at, outputs, inputs));
-                    Ok(mapped.unwrap_or_else(|| Matrix::float(*dtype, raw, outputs, inputs)))
+                    let in_file = rows.at.and_then(|at| form.in_file(&self.files[file].1, *dtype, at, shape));
+                    in_file.map_or_else(|| form.float(*dtype, raw, shape), Ok)
                 }
             },
-            Kind::Quantised(format) => Matrix::quantised(*format, raw, outputs, inputs).map_err(unusable),
-            Kind::Foreign(dtype) => convert::to_q8_0(*dtype, raw, inputs)
-                .and_then(|raw| Matrix::quantised(Format::Q8_0, &raw, outputs, inputs))
-                .map_err(unusable),
+            Kind::Quantised(format) => form.quantised(*format, raw, shape),
+            Kind::Foreign(dtype) => convert::to_q8_0(*dtype, raw, shape[1])
+                .map_err(Unusable::Weights)
+                .and_then(|raw| form.quantised(Format::Q8_0, &raw, shape)),
             Kind::Other(kind) => {
-                Err(self.refuse_in(file, name, format!("of type {kind}"), "BF16, F16 or F32".to_owned()))
+                return Err(self.refuse_in(file, name, format!("of type {kind}"), "BF16, F16 or F32".to_owned()));
             }
-        }
+        };
+        made.map_err(|unusable| match unusable {
+            Unusable::Weights(reason) => self.refuse_in(file, name, reason, "finite weights".to_owned()),
+            Unusable::Device(error) => LoadError::Device(error.to_string()),
+        })
     }
+}
+
+/// A tensor that is taken over.
+#[derive(Clone, Copy)]
+struct Tensor<'a> {
+    name: &'a str,
+    /// The number of its file.
+    file: usize,
+    kind: &'a Kind,
 }
 
 /// Some rows of a tensor.
@@ -172,16 +187,15 @@ impl Rows<'_> {
 
 impl Stored {
     /// The matrices that a tensor's rows are divided among.
-    fn cut(
+    fn cut<F: Form>(
         &self,
-        name: &str,
-        file: usize,
-        kind: &Kind,
+        form: &F,
+        tensor: &Tensor<'_>,
         (outputs, inputs): (&[usize], usize),
         layout: Layout,
-    ) -> Result<Vec<Matrix>, LoadError> {
-        let range = self.tensors[name].1.range.clone();
-        let bytes = &self.files[file].1[range.clone()];
+    ) -> Result<Vec<F::Matrix>, LoadError> {
+        let range = self.tensors[tensor.name].1.range.clone();
+        let bytes = &self.files[tensor.file].1[range.clone()];
         let all: usize = outputs.iter().sum();
         let row = bytes.len() / all;
         let mut first = 0;
@@ -198,14 +212,14 @@ impl Stored {
                 }
             };
             first += outputs;
-            self.matrix(name, file, kind, &rows, [outputs, inputs])
+            self.matrix(form, tensor, &rows, [outputs, inputs])
         });
         matrices.collect()
     }
 }
 
 impl Tensors for Stored {
-    fn matrices(&mut self, wanted: Wanted<'_>) -> Result<Vec<Matrix>, LoadError> {
+    fn matrices<F: Form>(&mut self, form: &F, wanted: Wanted<'_>) -> Result<Vec<F::Matrix>, LoadError> {
         let Wanted { name, outputs, inputs, layout } = wanted;
         let all: usize = outputs.iter().sum();
         let shape = if layout == Layout::Transposed { [inputs, all] } else { [all, inputs] };
@@ -218,7 +232,8 @@ impl Tensors for Stored {
                 digest.update(bytes);
                 digest
             });
-            let matrices = self.cut(name, file, &entry.kind, (outputs, inputs), layout);
+            let tensor = Tensor { name, file, kind: &entry.kind };
+            let matrices = self.cut(form, &tensor, (outputs, inputs), layout);
             (matrices, hashed.join().expect("hashing does not panic"))
         });
         self.digest = digest;
@@ -226,7 +241,7 @@ impl Tensors for Stored {
         if let Kind::Foreign(dtype) = entry.kind {
             *self.converted.entry(format!("{dtype:?}")).or_default() += 1;
         }
-        if !matrices.iter().any(Matrix::is_mapped) {
+        if !matrices.iter().any(Weights::is_mapped) {
             self.files[file].1.release(&entry.range);
         }
         Ok(matrices)

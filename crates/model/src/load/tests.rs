@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use super::bytes::Bytes;
 use super::{Checkpoint, Names, Parameters, Source, nanogpt};
 use crate::LoadError;
-use crate::kernels::{FloatType, Matrix};
-use crate::weights::{Layout, Tensors, Wanted};
+use crate::kernels::FloatType;
+use crate::weights::{Form, Kernels, Layout, Tensors, Wanted};
 use crate::{Compute, EmbeddedModel, Transformer};
 
 mod folder;
@@ -35,13 +35,14 @@ struct Stored {
 struct Asked(Vec<(String, Vec<usize>)>);
 
 impl Tensors for Asked {
-    fn matrices(&mut self, wanted: Wanted<'_>) -> Result<Vec<Matrix>, LoadError> {
+    fn matrices<F: Form>(&mut self, form: &F, wanted: Wanted<'_>) -> Result<Vec<F::Matrix>, LoadError> {
         let all: usize = wanted.outputs.iter().sum();
         let transposed = wanted.layout == Layout::Transposed;
         let shape = if transposed { vec![wanted.inputs, all] } else { vec![all, wanted.inputs] };
         self.0.push((wanted.name.to_owned(), shape));
         let zeros = |outputs: &usize| {
-            Matrix::float(FloatType::BF16, &vec![0; 2 * outputs * wanted.inputs], *outputs, wanted.inputs)
+            let raw = vec![0; 2 * outputs * wanted.inputs];
+            form.float(FloatType::BF16, &raw, [*outputs, wanted.inputs]).unwrap()
         };
         Ok(wanted.outputs.iter().map(zeros).collect())
     }
@@ -56,7 +57,7 @@ impl Tensors for Asked {
 fn good() -> Vec<Stored> {
     let mut asked = Asked::default();
     let geometry = nanogpt::geometry("test", JSON.as_bytes()).unwrap();
-    Parameters::new(&mut asked, &Names::NANOGPT, &geometry).unwrap();
+    Parameters::new(&mut asked, &Kernels, &Names::NANOGPT, &geometry).unwrap();
     let ones = |shape: &[usize]| [0x80, 0x3f].repeat(shape.iter().product());
     let stored = |(name, shape): (String, Vec<usize>)| Stored { name, dtype: Dtype::BF16, data: ones(&shape), shape };
     asked.0.into_iter().map(stored).collect()
@@ -105,8 +106,8 @@ fn bf16_rows_are_read_from_the_file_itself() {
     let (json, weights) = EmbeddedModel::Draft.files();
     let folder = TempDir::new().unwrap();
     let path = write(&folder, std::str::from_utf8(json).unwrap(), weights);
-    let mapped = super::load(&Source::File(path)).unwrap().weights;
-    let copied = super::load(&Source::Embedded(EmbeddedModel::Draft)).unwrap().weights;
+    let mapped = super::load(&Source::File(path), &Kernels).unwrap().weights;
+    let copied = super::load(&Source::Embedded(EmbeddedModel::Draft), &Kernels).unwrap().weights;
     for (mapped, copied) in mapped.matrices().zip(copied.matrices()) {
         assert!(mapped.is_mapped() && !copied.is_mapped());
         let mut rows = [vec![0.0; mapped.stride()], vec![1.0; mapped.stride()]];
@@ -117,8 +118,8 @@ fn bf16_rows_are_read_from_the_file_itself() {
         }
     }
     let folder = TempDir::new().unwrap();
-    let odd = super::load(&Source::File(write(&folder, JSON, &bytes(&good())))).unwrap().weights;
-    assert!(!odd.matrices().any(Matrix::is_mapped));
+    let odd = super::load(&Source::File(write(&folder, JSON, &bytes(&good()))), &Kernels).unwrap().weights;
+    assert!(!odd.matrices().any(crate::kernels::Matrix::is_mapped));
 }
 
 /// The same weights give the same fingerprint from a file as from the binary; other weights another.
@@ -127,7 +128,7 @@ fn fingerprints_tell_models_apart() {
     let (json, weights) = EmbeddedModel::Draft.files();
     let folder = TempDir::new().unwrap();
     let path = write(&folder, std::str::from_utf8(json).unwrap(), weights);
-    let fingerprint = |source| super::load(&source).unwrap().fingerprint;
+    let fingerprint = |source| super::load(&source, &Kernels).unwrap().fingerprint;
     let embedded = fingerprint(Source::Embedded(EmbeddedModel::Draft));
     assert_eq!(fingerprint(Source::File(path.clone())), embedded);
     let mut other = weights.to_vec();
@@ -211,7 +212,8 @@ fn damaged_headers_never_panic() {
     let geometry = nanogpt::geometry("m", JSON.as_bytes()).unwrap();
     let load = |bytes: Vec<u8>| {
         let weights = Bytes::Memory(bytes.into());
-        let _ = Checkpoint::nanogpt("m".into(), "m".into(), geometry, weights).and_then(Checkpoint::load);
+        let _ = Checkpoint::nanogpt("m".into(), "m".into(), geometry, weights)
+            .and_then(|checkpoint| checkpoint.load(&Kernels));
     };
     for at in 0..8 + header {
         for flip in [1, 0x20, 0x80] {

@@ -28,7 +28,7 @@ fn random_weights_keep_the_size_of_activations() {
     for kind in KINDS {
         let mut random = Random::new(kind);
         let wanted = Wanted { name: "w", outputs: &[64], inputs: 512, layout: crate::weights::Layout::Rows };
-        let matrices = random.matrices(wanted).unwrap();
+        let matrices = random.matrices(&Kernels, wanted).unwrap();
         let (mut squares, mut row) = (0.0, vec![0.0; 512]);
         for output in 0..64 {
             matrices[0].row(output, &mut row);
@@ -42,6 +42,6 @@ fn random_weights_keep_the_size_of_activations() {
 fn a_width_that_a_format_cannot_have_is_refused() {
     let model: SyntheticModel = "nanogpt:q4_k".parse().unwrap();
     let SyntheticModel::Random(preset, dtype) = model else { panic!("{model}") };
-    let error = random(preset, dtype).err().unwrap().to_string();
+    let error = random(&Kernels, preset, dtype).err().unwrap().to_string();
     assert!(error.contains("rows of 384, not a multiple of 256"), "{error}");
 }

@@ -9,8 +9,8 @@ use tokenizer::Tokenizer;
 
 use super::*;
 use crate::geometry::{Biases, Normalisation, Positions, Rotary, Scaling};
-use crate::kernels::{FloatType, Matrix};
-use crate::weights::{Names, Tensors, Wanted};
+use crate::kernels::FloatType;
+use crate::weights::{Form, Names, Tensors, Wanted};
 use crate::{EmbeddedModel, Isa};
 
 /// The rotating, grouped, gated kind.
@@ -34,7 +34,7 @@ const LLAMA: Geometry = Geometry {
 
 /// Nothing in them is a multiple of a vector. GPTs with 3 heads of 12, of 20 (padded to 32) and of 48; then heads of keys
 /// that 2, 3, 7 and all of the heads of queries share, with and without biases, norms of heads and a head of their own.
-fn odd() -> Vec<Geometry> {
+pub(crate) fn odd() -> Vec<Geometry> {
     let rotary = |dims, scaling| Positions::Rotary(Rotary { theta: 500.0, dims, scaling });
     let llama3 = Scaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_context: 64.0 };
     vec![
@@ -86,12 +86,12 @@ impl Random {
 }
 
 impl Tensors for Random {
-    fn matrices(&mut self, wanted: Wanted<'_>) -> Result<Vec<Matrix>, LoadError> {
+    fn matrices<F: Form>(&mut self, form: &F, wanted: Wanted<'_>) -> Result<Vec<F::Matrix>, LoadError> {
         let scale = 2.0 / (wanted.inputs as f32).sqrt();
         let mut matrix = |outputs: usize| {
             let numbers = (0..outputs * wanted.inputs).map(|_| bf16::from_f32(scale * self.uniform()));
             let raw: Vec<u8> = numbers.flat_map(bf16::to_le_bytes).collect();
-            Matrix::float(FloatType::BF16, &raw, outputs, wanted.inputs)
+            form.float(FloatType::BF16, &raw, [outputs, wanted.inputs]).unwrap()
         };
         Ok(wanted.outputs.iter().map(|outputs| matrix(*outputs)).collect())
     }
@@ -101,15 +101,16 @@ impl Tensors for Random {
     }
 }
 
-/// A model of random weights, the same for a geometry.
-fn model(geometry: Geometry, isa: Isa, threads: usize) -> Transformer {
+/// Random weights, the same for a geometry.
+pub(crate) fn random<F: Form>(form: &F, geometry: Geometry) -> Loaded<F> {
     let names = if geometry.mlp == Mlp::SwiGlu { Names::LLAMA } else { Names::NANOGPT };
-    let weights = Parameters::new(&mut Random(88_172_645_463_325_252), &names, &geometry).unwrap();
+    let weights = Parameters::new(&mut Random(88_172_645_463_325_252), form, &names, &geometry).unwrap();
     let (name, fingerprint) = ("random".to_owned(), String::new());
-    Transformer::new(
-        Loaded { name, geometry, weights, fingerprint, tokenizer: Tokenizer::ascii(), synthetic: true },
-        compute(isa, threads),
-    )
+    Loaded { name, geometry, weights, fingerprint, tokenizer: Tokenizer::ascii(), synthetic: true }
+}
+
+pub(crate) fn model(geometry: Geometry, isa: Isa, threads: usize) -> Transformer {
+    Transformer::new(random(&Kernels, geometry), compute(isa, threads))
 }
 
 fn embedded(which: EmbeddedModel, isa: Isa, threads: usize) -> Transformer {
@@ -117,7 +118,7 @@ fn embedded(which: EmbeddedModel, isa: Isa, threads: usize) -> Transformer {
 }
 
 /// Tokens that are as good as random.
-fn tokens(seed: u64, len: usize) -> Vec<u32> {
+pub(crate) fn tokens(seed: u64, len: usize) -> Vec<u32> {
     (0..len as u64).map(|i| ((seed + i * i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57) as u32).collect()
 }
 

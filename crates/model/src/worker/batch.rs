@@ -79,9 +79,13 @@ impl<D: Decoder> Batcher<D> {
         match request {
             Request::MeasureRoofs(reply) => measure(&mut self.decoder, reply),
             Request::Task(task) => {
-                let Task { cache, history, sampling, top_logprobs, plan, goal, enqueued, reply } = *task;
+                let Task { cache, positions, history, sampling, top_logprobs, plan, goal, enqueued, reply } = *task;
                 let fresh = cache.is_none();
-                let mut cache = cache.unwrap_or_else(|| self.decoder.new_cache());
+                let mut cache = cache.unwrap_or_else(|| {
+                    let mut cache = self.decoder.new_cache();
+                    cache.reserve(positions);
+                    cache
+                });
                 if cache.len() < plan.keep {
                     let _ = reply.send(Err(Error::CacheLost { held: cache.len(), expected: plan.keep }));
                     return;

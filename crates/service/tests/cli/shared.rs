@@ -39,7 +39,7 @@ fn weights(header: &str) -> Vec<u8> {
 
 #[test]
 fn a_bad_flag_or_value_ends_with_status_2_and_says_what_is_allowed() {
-    let cases: [(&[&str], &[&str]); 20] = [
+    let cases: [(&[&str], &[&str]); 22] = [
         (&["--max-gamma", "33"], &["--max-gamma", "33", "1 to 32"]),
         (&["--max-gamma", "0"], &["--max-gamma", "0", "1 to 32"]),
         (&["--max-gamma", "x"], &["--max-gamma", "x", "1 to 32"]),
@@ -47,6 +47,8 @@ fn a_bad_flag_or_value_ends_with_status_2_and_says_what_is_allowed() {
         (&["--max-prompt-tokens", "0"], &["--max-prompt-tokens", "0", "1 to 1048576"]),
         (&["--max-output-tokens", "9999999"], &["--max-output-tokens", "9999999", "1 to 1048576"]),
         (&["--queue-depth", "1e3"], &["--queue-depth", "1e3", "1 to 65536"]),
+        (&["--device", "gpu"], &["--device", "gpu", "cpu, cuda, cuda:N", "candle-cpu"]),
+        (&["--device", "cuda:x"], &["--device", "cuda:x", "allowed"]),
         (&["--threads", "0"], &["--threads", "0", "1 to 1024"]),
         (&["--threads", "1000000"], &["--threads", "1000000", "1 to 1024"]),
         (&["--grace", "5"], &["--grace", "5", "allowed", "10s"]),
@@ -72,6 +74,7 @@ fn the_help_names_every_flag_its_variable_and_its_default() {
     let flags = [
         ("--model", "OUTRIDER_MODEL", MODEL),
         ("--listen", "OUTRIDER_LISTEN", "127.0.0.1:710"),
+        ("--device", "OUTRIDER_DEVICE", "[default: cpu]"),
         ("--threads", "OUTRIDER_THREADS", "default: the processors"),
         ("--max-sessions", "OUTRIDER_MAX_SESSIONS", "32"),
         ("--max-prompt-tokens", "OUTRIDER_MAX_PROMPT_TOKENS", "1048576"),

@@ -14,6 +14,7 @@ use tokenizer::Tokenizer;
 use super::super::Checkpoint;
 use super::super::bytes::Bytes;
 use super::super::gguf;
+use crate::weights::Kernels;
 use crate::{Compute, Decoder, LoadError, Rows, Source, Transformer};
 
 type Metadata = BTreeMap<String, Value>;
@@ -126,7 +127,7 @@ fn compute() -> Arc<Compute> {
 pub(super) fn load(bytes: &[u8]) -> Result<Transformer, LoadError> {
     let bytes = Bytes::Memory(bytes.to_vec().into());
     let checkpoint = gguf::checkpoint("m".into(), "m.gguf".into(), bytes)?;
-    Ok(Transformer::new(Checkpoint::load(checkpoint)?, compute()))
+    Ok(Transformer::new(Checkpoint::load(checkpoint, &Kernels)?, compute()))
 }
 
 fn logits(model: &mut Transformer) -> Vec<f32> {

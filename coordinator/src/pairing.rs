@@ -11,7 +11,10 @@ use tokio::{task, time};
 use tonic::{Status, transport::Channel};
 
 pub use crate::replicas::Access;
-use crate::{Error, error, replicas::Replicas};
+use crate::{
+    Error, error,
+    replicas::{Presence, Replicas},
+};
 
 /// How long `Describe` may take, measuring the roofs included.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,7 +59,10 @@ impl Service {
     /// # Errors
     /// An address that cannot be used, or no service that answers.
     pub async fn connect(side: &'static str, urls: &str, access: &Access, measure_roofs: bool) -> Result<Self, Error> {
-        let replicas = Replicas::new(side, urls, access)?;
+        Self::first(side, Replicas::new(side, urls, access)?, measure_roofs).await
+    }
+
+    async fn first(side: &'static str, replicas: Replicas, measure_roofs: bool) -> Result<Self, Error> {
         let (url, channel, description) = replicas.first(measure_roofs).await?;
         Ok(Self { url, side, channel, description, replicas })
     }
@@ -83,9 +89,9 @@ impl Service {
         roofs(&self.description)
     }
 
-    /// Whether any replica answers now, within `limit`.
+    /// Whether any replica that may have sessions answers now, within `limit`.
     pub async fn answers(&self, limit: Duration) -> bool {
-        self.replicas.any_answers(limit).await
+        self.replicas.presence(limit).await == Presence::Fitting
     }
 
     fn supported(&self, role: Role) -> Result<(), Error> {
@@ -171,7 +177,30 @@ impl Pair {
             }
         };
         let (draft, target) = tokio::join!(draft, Service::connect("target", target, access, false));
-        let (draft, target) = (draft?, target?);
+        Self::of(draft?, target?).await
+    }
+
+    /// The pair that is at the same addresses now, where the target's were taken over by another model: no replica that fits
+    /// is left, and another one answers. Sessions of the old pair never go on with the new one.
+    ///
+    /// # Errors
+    /// As [`Pair::connect`]; nothing is lost then.
+    pub async fn successor(&self) -> Result<Option<Self>, Error> {
+        if self.target.replicas.presence(DESCRIBE_TIMEOUT).await != Presence::Others {
+            return Ok(None);
+        }
+        let draft = async {
+            match &self.draft {
+                Some(draft) => Service::first(draft.side, draft.replicas.anew(), false).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let target = Service::first(self.target.side, self.target.replicas.anew(), false);
+        let (draft, target) = tokio::join!(draft, target);
+        Self::of(draft?, target?).await.map(Some)
+    }
+
+    async fn of(draft: Option<Service>, target: Service) -> Result<Self, Error> {
         if let Some(draft) = &draft {
             fits(draft, &target)?;
             draft.supported(Role::Draft)?;

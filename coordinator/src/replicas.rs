@@ -67,6 +67,17 @@ struct Inner {
     resolved: tokio::sync::Mutex<Option<Instant>>,
 }
 
+/// Who is at one side's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// One at least that may have sessions.
+    Fitting,
+    /// Services of something else only: another model has taken the place.
+    Others,
+    /// None that answers.
+    Nobody,
+}
+
 /// One service.
 pub(crate) struct Replica {
     url: String,
@@ -139,19 +150,32 @@ impl Replicas {
         Err(Error::Unreachable { side: self.0.side, url, status: Box::new(status) })
     }
 
-    /// Whether any of them answers within `limit`.
-    pub(crate) async fn any_answers(&self, limit: Duration) -> bool {
+    /// Who is at the addresses now, as far as they say so within `limit`.
+    pub(crate) async fn presence(&self, limit: Duration) -> Presence {
         self.resolve().await;
         let mut asked = JoinSet::new();
         for replica in self.list() {
-            asked.spawn(async move { time::timeout(limit, pairing::describe(&replica.channel, false)).await });
+            asked.spawn(async move {
+                let described = time::timeout(limit, pairing::describe(&replica.channel, false)).await;
+                Some((described.ok()?.ok()?, replica))
+            });
         }
+        let mut presence = Presence::Nobody;
         while let Some(answer) = asked.join_next().await {
-            if matches!(answer, Ok(Ok(Ok(_)))) {
-                return true;
+            let Ok(Some((description, replica))) = answer else { continue };
+            match self.fits(&replica, &description) {
+                Ok(_) => return Presence::Fitting,
+                Err(_) => presence = Presence::Others,
             }
         }
-        false
+        presence
+    }
+
+    /// The same addresses, for whoever is there now.
+    pub(crate) fn anew(&self) -> Self {
+        let Inner { side, ref addresses, inexact_failover, .. } = *self.0;
+        let (identity, replicas, resolved) = (OnceLock::new(), Mutex::default(), tokio::sync::Mutex::default());
+        Self(Arc::new(Inner { side, addresses: addresses.clone(), inexact_failover, identity, replicas, resolved }))
     }
 
     /// A place for a session on the least loaded replica that is there and fits, but for those at `avoided`.

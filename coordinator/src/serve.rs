@@ -25,9 +25,10 @@ mod routes;
 mod stream;
 
 use std::{
-    future::{self, Future},
+    convert::Infallible,
+    future::Future,
     io,
-    sync::{Arc, OnceLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -93,12 +94,18 @@ pub struct Doors {
     pub tls: Option<(ServerTls, ServerTls)>,
 }
 
+/// How often it is looked whether another model has taken the target's place.
+const SUCCESSION_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A pair, and what makes the spans of those who use it.
+type Served = Arc<(Pair, Tracer)>;
+
 /// What all requests share.
 #[derive(Debug)]
 struct App {
     config: Config,
-    /// Not there until it is loaded.
-    pair: Arc<OnceLock<(Pair, Tracer)>>,
+    /// Not there until it is loaded; a request keeps the one that it began with.
+    pair: Arc<RwLock<Option<Served>>>,
     keys: Keys,
     slots: Arc<Semaphore>,
     metrics: Metrics,
@@ -106,9 +113,42 @@ struct App {
 }
 
 impl App {
-    fn pair(&self) -> Result<&(Pair, Tracer), Refusal> {
-        self.pair.get().ok_or(Refusal::Loading)
+    fn pair(&self) -> Result<Served, Refusal> {
+        read(&self.pair).ok_or(Refusal::Loading)
     }
+
+    fn set_pair(&self, pair: (Pair, Tracer)) {
+        *self.pair.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pair));
+    }
+
+    /// Goes over to another model where it has taken the place of the target's; never ends.
+    async fn succeed(&self) -> Infallible {
+        let mut told = None;
+        loop {
+            time::sleep(SUCCESSION_INTERVAL).await;
+            let Some(served) = read(&self.pair) else { continue };
+            let (pair, tracer) = &*served;
+            match pair.successor().await {
+                Ok(None) => told = None,
+                Ok(Some(successor)) => {
+                    let (from, to) = (&pair.target.description, &successor.target.description);
+                    tracing::info!(from = from.model, to = to.model, "another model has taken the target's place");
+                    self.set_pair((successor, tracer.clone()));
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if told.as_ref() != Some(&error) {
+                        tracing::warn!(error, "another model has taken the target's place and cannot be used");
+                    }
+                    told = Some(error);
+                }
+            }
+        }
+    }
+}
+
+fn read(pair: &RwLock<Option<Served>>) -> Option<Served> {
+    pair.read().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Serves at `doors`, for those who have one of `keys`, until `stop` resolves; requests are refused until `load` has
@@ -125,9 +165,9 @@ pub async fn serve<E: From<io::Error>>(
 ) -> Result<(), E> {
     let (switch, closing) = Closing::channel();
     let slots = Arc::new(Semaphore::new(config.max_concurrent));
-    let pair = Arc::<OnceLock<(Pair, Tracer)>>::default();
-    let tracer = pair.clone();
-    let metrics = Metrics::new(move || tracer.get().map(|(_, tracer)| tracer.clone()));
+    let pair = Arc::<RwLock<Option<Served>>>::default();
+    let served = pair.clone();
+    let metrics = Metrics::new(move || read(&served).map(|served| served.1.clone()));
     let exporter = Exporter::start(names::service::COORDINATOR, metrics.all()).map_err(io::Error::other)?;
     let app = Arc::new(App { config, pair, keys, slots, metrics, closing });
 
@@ -170,9 +210,9 @@ pub async fn serve<E: From<io::Error>>(
     let loaded = async {
         let pair = load.await?;
         tracing::info!(model = pair.0.target.description.model, "outrider is ready");
-        app.pair.set(pair).expect("the pair is loaded once");
+        app.set_pair(pair);
         say(ServingStatus::Serving).await;
-        future::pending::<Result<(), E>>().await
+        match app.succeed().await {}
     };
     let last_call = async {
         stop.await;

@@ -44,7 +44,7 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
         let shown = path.display().to_string();
         TraceFile::create(path).with_context(|| format!("the trace file {shown} cannot be written"))
     });
-    let setup = Setup { trace_file: file.transpose()?, measure_roofs: false };
+    let setup = Setup { trace_file: file.transpose()?, measure_roofs: false, patient: false };
     let Some(connected) = interruptible(Connected::new(place, setup)).await.transpose()? else {
         return Ok(End::Interrupted);
     };

@@ -16,6 +16,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::Error;
 
 /// An address as it was given.
+#[derive(Clone)]
 pub(super) struct Address {
     pub(super) url: String,
     host: String,

@@ -23,17 +23,18 @@ use tokio::{
 };
 
 use super::{
-    App, Refusal,
+    App, Refusal, Served,
     openai::{Choice, Head, Metrics, Totals, Usage, json},
     parse::{self, Asked, Endpoint},
     stream,
 };
-use crate::{Run, StopReason, generate_paced, replicas::random, text::Piece};
+use crate::{Pair, Run, StopReason, generate_paced, replicas::random, text::Piece};
 
 /// A request that is let in.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) app: Arc<App>,
+    pub(super) pair: Served,
     pub(super) head: Head,
     pub(super) asked: Asked,
     arrival: Arrival,
@@ -72,7 +73,7 @@ pub(super) async fn answer(app: Arc<App>, endpoint: Endpoint, request: Request) 
     let arrival = Arrival::now(&app, None);
     let parent = parent(request.headers());
     let body = read(&app, request).await?;
-    let parse = move |app: &App, random| parse::body(endpoint, &body, &app.pair()?.0, &app.config, random);
+    let parse = move |app: &App, pair: &Pair, random| parse::body(endpoint, &body, pair, &app.config, random);
     let job = Job::admit(app, endpoint, arrival, parent, parse).await?;
     match job.asked.stream {
         true => stream::respond(&job).await,
@@ -106,12 +107,13 @@ impl Job {
         endpoint: Endpoint,
         arrival: Arrival,
         parent: Option<TraceParent>,
-        parse: impl FnOnce(&App, u64) -> Result<Asked, Refusal> + Send + 'static,
+        parse: impl FnOnce(&App, &Pair, u64) -> Result<Asked, Refusal> + Send + 'static,
     ) -> Result<Arc<Self>, Refusal> {
-        let head = Head::new(endpoint, random(), &app.pair()?.0);
+        let pair = app.pair()?;
+        let head = Head::new(endpoint, random(), &pair.0);
         let parsing = {
-            let app = app.clone();
-            move || parse(&app, random())
+            let (app, pair) = (app.clone(), pair.clone());
+            move || parse(&app, &pair.0, random())
         };
         // A long prompt takes milliseconds to become tokens, and a chat template is a program.
         let mut asked = task::spawn_blocking(parsing).await.map_err(|_| Refusal::Panicked)??;
@@ -122,7 +124,7 @@ impl Job {
         let slots = app.slots.clone().try_acquire_many_owned(asked.choices as u32);
         let slots = slots.map_err(|_| Refusal::Busy { most: app.config.max_concurrent })?;
         let (ended, failed, trace_id) = (AtomicUsize::new(0), OnceLock::new(), OnceLock::new());
-        Ok(Arc::new(Self { app, head, asked, arrival, ended, failed, trace_id, _slots: slots }))
+        Ok(Arc::new(Self { app, pair, head, asked, arrival, ended, failed, trace_id, _slots: slots }))
     }
 
     /// Generates a choice.
@@ -155,7 +157,7 @@ impl Job {
         emit: impl FnMut(Piece) -> E,
         cancel: impl Future<Output = ()>,
     ) -> Result<Run, Refusal> {
-        let (pair, tracer) = self.app.pair()?;
+        let (pair, tracer) = &*self.pair;
         let mut request = self.asked.request.clone();
         request.sampling.seed = request.sampling.seed.wrapping_add(index as u64);
         let generating = generate_paced(pair, request, self.app.config.deadlines, tracer, emit, cancel);
@@ -201,7 +203,7 @@ async fn whole(job: &Arc<Job>) -> Result<Response, Refusal> {
         runs.push((index, run?));
     }
     runs.sort_by_key(|(index, _)| *index);
-    let tokenizer = &job.app.pair()?.0.tokenizer;
+    let tokenizer = &job.pair.0.tokenizer;
     let choices = runs.iter().map(|(index, run)| Choice::whole(job.head.endpoint, *index, run, tokenizer)).collect();
     let runs: Vec<_> = runs.into_iter().map(|(_, run)| run).collect();
     let mut answer = job.head.answer(false, choices);

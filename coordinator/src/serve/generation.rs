@@ -19,7 +19,7 @@ use super::{
     parse::{self, Endpoint},
     stream::{self, Event},
 };
-use crate::{Run, StopReason};
+use crate::{Pair, Run, StopReason};
 
 /// When a client that was turned away may come again, in milliseconds.
 const RETRY_PUSHBACK: &str = "1000";
@@ -56,7 +56,7 @@ impl Generation {
             Some(Input::Conversation(_)) => Endpoint::Chat,
             _ => Endpoint::Completions,
         };
-        let parse = move |app: &App, random| parse::message(request, &app.pair()?.0, &app.config, random);
+        let parse = move |app: &App, pair: &Pair, random| parse::message(request, pair, &app.config, random);
         let job = Job::admit(app, endpoint, arrival, parent, parse).await?;
         // A request that fails before it says anything fails as a call.
         let (first, events) = stream::events(&job).await?;

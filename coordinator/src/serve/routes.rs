@@ -62,8 +62,7 @@ async fn chat(State(app): State<Arc<App>>, request: Request) -> Result<Response,
 }
 
 async fn models(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
-    let (pair, _) = app.pair()?;
-    Ok(openai::json(StatusCode::OK, &openai::Models::of(pair)))
+    Ok(openai::json(StatusCode::OK, &openai::Models::of(&app.pair()?.0)))
 }
 
 async fn model(
@@ -71,7 +70,7 @@ async fn model(
     uri: Uri,
     model: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
-    let (pair, _) = app.pair()?;
+    let (pair, _) = &*app.pair()?;
     let Path(model) = model.map_err(|_| Refusal::Route { path: uri.path().to_owned() })?;
     let served = &pair.target.description.model;
     match &model == served {
@@ -97,8 +96,7 @@ async fn openapi() -> impl IntoResponse {
 
 /// Requests are answered: the target is there.
 async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
-    let (pair, _) = app.pair()?;
-    match pair.target.answers(READINESS_LIMIT).await {
+    match app.pair()?.0.target.answers(READINESS_LIMIT).await {
         true => Ok(openai::json(StatusCode::OK, &json!({ "status": "ready" }))),
         false => Err(Refusal::NotReady),
     }

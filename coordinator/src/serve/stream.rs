@@ -33,7 +33,7 @@ pub(super) enum Event {
 /// The response, once there is something to say: until then a request can still fail with a status.
 pub(super) async fn respond(job: &Arc<Job>) -> Result<Response, Refusal> {
     let (first, events) = events(job).await?;
-    let mut writer = Writer::new(job)?;
+    let mut writer = Writer::new(job);
     let events = tokio_stream::once(first).chain(ReceiverStream::new(events));
     let body = Body::from_stream(events.map_while(move |event| writer.write(event)).map(Ok::<_, Infallible>));
     let mut response = Response::new(body);
@@ -84,17 +84,17 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(job: &Job) -> Result<Self, Refusal> {
-        let tokenizer = &job.app.pair()?.0.tokenizer;
+    fn new(job: &Job) -> Self {
+        let tokenizer = &job.pair.0.tokenizer;
         let scribe = || Scribe::new(job.head.endpoint, tokenizer);
-        Ok(Self {
+        Self {
             head: job.head.clone(),
             include_usage: job.asked.include_usage,
             begun: vec![false; job.asked.choices],
             scribes: iter::repeat_with(scribe).take(job.asked.choices).collect(),
             ended: Vec::new(),
             failed: false,
-        })
+        }
     }
 
     /// What the client gets for `event`; `None` ends the stream.

@@ -2,14 +2,16 @@
 
 #[cfg(feature = "embedded")]
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use clap::{CommandFactory, error::ErrorKind};
 use telemetry::{TraceFile, Tracer, names};
+use tokio::time;
 
 use super::super::{Cli, args::ServiceArgs};
 #[cfg(feature = "embedded")]
 use crate::embedded::{Embedded, Models};
-use crate::{Access, Pair};
+use crate::{Access, Error, Pair};
 
 /// A connected pair with what keeps it alive.
 pub(super) struct Connected {
@@ -26,7 +28,12 @@ pub(super) struct Setup {
     pub(super) trace_file: Option<TraceFile>,
     /// Whether a pair in this process is to measure its roofs before anything else; where spans are made it does anyway.
     pub(super) measure_roofs: bool,
+    /// Whether services that do not answer yet are waited for.
+    pub(super) patient: bool,
 }
+
+/// How often a service that does not answer yet is asked again.
+const PATIENCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where the pair is, as the command line says.
 pub(super) enum Place<'a> {
@@ -71,10 +78,18 @@ impl Connected {
     pub(super) async fn new(place: Place<'_>, setup: Setup) -> anyhow::Result<Self> {
         let tracer = Tracer::recording(names::service::COORDINATOR, setup.trace_file.as_ref())?;
         match place {
-            Place::Remote { draft, target, services } => Self::remote(draft, target, &services.access()?, tracer).await,
+            Place::Remote { draft, target, services } => {
+                let pair = remote(draft, target, &services.access()?, setup.patient).await?;
+                Ok(Self {
+                    pair,
+                    tracer,
+                    #[cfg(feature = "embedded")]
+                    embedded: None,
+                })
+            }
             #[cfg(feature = "embedded")]
             Place::Here { models, threads } => {
-                let Setup { trace_file, measure_roofs } = setup;
+                let Setup { trace_file, measure_roofs, .. } = setup;
                 let embedded = Embedded::start(models, threads, trace_file).await?;
                 let mut pair = Pair::connect(embedded.draft_url(), embedded.target_url(), &Access::default()).await?;
                 if measure_roofs || tracer.is_on() {
@@ -83,16 +98,6 @@ impl Connected {
                 Ok(Self { pair, tracer, embedded: Some(embedded) })
             }
         }
-    }
-
-    async fn remote(draft: Option<&str>, target: &str, access: &Access, tracer: Tracer) -> anyhow::Result<Self> {
-        let pair = Pair::connect(draft, target, access).await?;
-        Ok(Self {
-            pair,
-            tracer,
-            #[cfg(feature = "embedded")]
-            embedded: None,
-        })
     }
 
     /// Whether the pair lives in this process.
@@ -111,6 +116,24 @@ impl Connected {
         #[cfg(feature = "embedded")]
         if let Some(embedded) = self.embedded {
             embedded.stop().await;
+        }
+    }
+}
+
+/// The pair at these addresses; where it is asked to be patient, once both are there.
+async fn remote(draft: Option<&str>, target: &str, access: &Access, patient: bool) -> Result<Pair, Error> {
+    let mut told = None;
+    loop {
+        match Pair::connect(draft, target, access).await {
+            Err(error @ Error::Unreachable { .. }) if patient => {
+                let error = error.to_string();
+                if told.as_ref() != Some(&error) {
+                    tracing::warn!(error, "waiting for the services");
+                }
+                told = Some(error);
+                time::sleep(PATIENCE_INTERVAL).await;
+            }
+            done => return done,
         }
     }
 }

@@ -30,7 +30,7 @@ pub(in crate::cli) async fn serve(args: ServeArgs) -> anyhow::Result<End> {
     tracing::info!(address = %http.local_addr()?, grpc = grpc_address.map(tracing::field::display), tls = tls.is_some(), "outrider listens");
     let doors = Doors { http, grpc, tls };
 
-    let setup = Setup { trace_file: None, measure_roofs: true };
+    let setup = Setup { trace_file: None, measure_roofs: true, patient: true };
     let (mut connected, mut end) = (None, End::Done);
     let load = async {
         let Connected { pair, tracer, .. } = &*connected.insert(Connected::new(place, setup).await?);

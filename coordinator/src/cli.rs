@@ -10,7 +10,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use args::{BenchArgs, DescribeArgs, ExplainArgs, GenerateArgs, ServeArgs, TraceArgs};
+use args::{BenchArgs, CertifyArgs, DescribeArgs, ExplainArgs, GenerateArgs, HealthArgs, ServeArgs, TraceArgs};
 
 /// Exit status after Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -45,6 +45,10 @@ enum Command {
     Trace(TraceArgs),
     /// Say what limits a traced request, what would change it and by how much
     Explain(ExplainArgs),
+    /// Decode a recorded run again with the target alone, and measure whether its rows depend on what they are computed with
+    Certify(CertifyArgs),
+    /// Ask a service whether it is ready: status 0 if it is, else 1
+    Health(HealthArgs),
 }
 
 /// Runs the command line of this process.
@@ -56,6 +60,8 @@ pub async fn run() -> ExitCode {
         Command::Serve(args) => commands::serve(args).await,
         Command::Trace(args) => commands::trace(args).await,
         Command::Explain(args) => commands::explain(args).await,
+        Command::Certify(args) => commands::certify(args).await,
+        Command::Health(args) => commands::health(args).await,
     };
     match outcome {
         Ok(End::Done) => ExitCode::SUCCESS,

@@ -430,21 +430,10 @@ impl<'a> Generation<'a> {
 
     /// What a session starts from now, for as long as somebody waits for more.
     fn open(&self, span: &Span) -> Call {
-        let Sampling { temperature, top_k, top_p, min_p, seed, penalties } = self.request.sampling;
-        let sampling = v1::Sampling {
-            temperature,
-            top_k,
-            top_p: Some(top_p),
-            min_p,
-            seed,
-            presence_penalty: penalties.presence,
-            frequency_penalty: penalties.frequency,
-            repetition_penalty: Some(penalties.repetition),
-        };
         let open = v1::Open {
             tokens: self.committed.clone(),
             prompt_len: self.request.prompt.len() as u32,
-            sampling: Some(sampling),
+            sampling: Some(crate::link::sampling(self.request.sampling)),
             max_tokens: (self.longest - self.committed.len()) as u32,
             trace: trace_context(span),
             top_logprobs: self.request.top_logprobs.map(|top| top as u32),
@@ -470,8 +459,8 @@ impl<'a> Generation<'a> {
         }
         Ok(Run {
             gamma: self.request.gamma,
-            prompt_tokens: self.request.prompt.len(),
-            seed: self.request.sampling.seed,
+            sampling: self.request.sampling,
+            prompt: self.request.prompt,
             text,
             token_ids,
             logprobs: self.logprobs,

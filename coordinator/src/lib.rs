@@ -7,6 +7,7 @@
 //! - [`text`]: chats to prompts, tokens to text, stop strings
 //! - [`report`]: what a run was, as JSON and on a terminal
 //! - [`bench`](mod@bench): AR and speculative runs in alternation, theory beside measurement
+//! - [`mod@certify`]: whether a target's rows depend on what they are computed with
 //! - [`sidecar`]: a benchmark as roofline files
 //! - [`trace`]: one request seen and judged, from its spans
 //! - [`serve`]: the coordinator as a service, over HTTP
@@ -14,6 +15,7 @@
 //! - [`cli`]: the `outrider` command line
 
 pub mod bench;
+pub mod certify;
 pub mod cli;
 pub mod cycle;
 mod echo;

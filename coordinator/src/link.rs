@@ -6,7 +6,7 @@ mod target;
 use std::time::{Duration, Instant};
 
 use proto::v1::{self, Cost};
-use speculative::roofline::Work;
+use speculative::{Sampling, roofline::Work};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -35,6 +35,20 @@ impl Call {
             request.set_timeout(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
         }
         request
+    }
+}
+
+/// How tokens are chosen, as the protocol says it.
+pub(crate) fn sampling(Sampling { temperature, top_k, top_p, min_p, seed, penalties }: Sampling) -> v1::Sampling {
+    v1::Sampling {
+        temperature,
+        top_k,
+        top_p: Some(top_p),
+        min_p,
+        seed,
+        presence_penalty: penalties.presence,
+        frequency_penalty: penalties.frequency,
+        repetition_penalty: Some(penalties.repetition),
     }
 }
 

@@ -107,6 +107,15 @@ pub(crate) struct Placed {
     exact: bool,
 }
 
+/// A connection to the one service at `url`.
+pub(crate) async fn channel(side: &'static str, url: &str, access: &Access) -> Result<Channel, Error> {
+    let places = Address::new(side, url, access.tls.as_ref())?.places().await;
+    places.first().map(Place::channel).ok_or_else(|| {
+        let status = Box::new(Status::unavailable("its name resolves to no address"));
+        Error::Unreachable { side, url: url.to_owned(), status }
+    })
+}
+
 impl Replicas {
     /// The replicas at `urls`, separated by commas.
     pub(crate) fn new(side: &'static str, urls: &str, access: &Access) -> Result<Self, Error> {

@@ -1,6 +1,7 @@
 //! What a run was, with the keys of the MLPerf EDU `nanogpt-decode-spec` workload and what they leave out.
 
 mod link;
+mod origin;
 mod stats;
 mod synthetic;
 pub mod terminal;
@@ -14,6 +15,7 @@ use speculative::{
 };
 
 pub use link::Link;
+pub use origin::{Model, Models, Sampling};
 pub use stats::{mean, median, median_interval};
 pub use synthetic::Synthetic;
 pub use theory::Theory;
@@ -53,6 +55,14 @@ pub struct Report {
     pub token_ids: Vec<TokenId>,
     /// The seed that was used.
     pub seed: u64,
+    /// The prompt's tokens.
+    pub prompt_token_ids: Vec<TokenId>,
+    /// How tokens were chosen.
+    pub sampling: Sampling,
+    /// What each cycle proposed and how much of it was accepted.
+    pub windows: Vec<[usize; 2]>,
+    /// What computed it, and where.
+    pub models: Models,
     /// `stop`, `length` or `cancelled`.
     pub stop_reason: &'static str,
     /// The trace, where one was exported.
@@ -161,7 +171,7 @@ impl Report {
             draft_params: pair.draft.as_ref().filter(|_| drafted).map(|draft| draft.description.parameters),
             target_params: pair.target.description.parameters,
             gamma: run.gamma,
-            prefill_ctx: run.prompt_tokens,
+            prefill_ctx: run.prompt.len(),
             warm_time_s: run.warm.as_secs_f64(),
             tokens_emitted: run.token_ids.len(),
             cycles: run.acceptance.cycles(),
@@ -169,7 +179,10 @@ impl Report {
             acceptance_rate: drafted_only(run.acceptance.acceptance_rate()),
             median_cycle_s: median(&walls),
             output_tokens_per_sec: run.output_tokens_per_s(),
-            seed: run.seed,
+            seed: run.sampling.seed,
+            sampling: run.sampling.into(),
+            windows: run.cycles.iter().map(|cycle| [cycle.gamma, cycle.accepted]).collect(),
+            models: Models::of(pair, drafted),
             stop_reason: run.stop_reason.as_str(),
             trace_id: run.trace_id.clone(),
             conditional_acceptance: drafted_only(run.acceptance.conditional_acceptance()),
@@ -180,6 +193,7 @@ impl Report {
             synthetic: Synthetic::of(pair),
             text: run.text,
             token_ids: run.token_ids,
+            prompt_token_ids: run.prompt,
         }
     }
 }

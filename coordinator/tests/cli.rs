@@ -174,10 +174,13 @@ fn the_help_of_each_command_names_each_of_its_flags() {
     ];
     let generate = ["--gamma", "--ar", "--max-tokens", "--stop", "--chat", "--system", "--trace-file", "--json"];
     let bench = ["--gamma", "--pairs", "--max-tokens", "--workload", "--sidecar", "--json"];
+    let certify = ["--prompt", "--max-tokens", "--windows", "--sessions", "--json"];
     for (name, flags) in [
         ("generate", [&generate[..], &sampling, &pair, &models].concat()),
         ("bench", [&bench[..], &sampling, &pair, &models].concat()),
         ("describe", [&["--json", "--watch"][..], &trust].concat()),
+        ("certify", [&certify[..], &sampling, &pair, &models].concat()),
+        ("health", trust.to_vec()),
         ("trace", vec!["--store", "--trace-id", "--output"]),
         ("explain", vec!["--store", "--trace-id", "--json"]),
     ] {
@@ -190,7 +193,7 @@ fn the_help_of_each_command_names_each_of_its_flags() {
         assert_eq!(listed, flags.len(), "{help}");
     }
     let help = outrider(&["--help"]).succeeded().stdout;
-    assert!(["generate", "bench", "describe"].iter().all(|name| help.contains(name)), "{help}");
+    assert!(["generate", "bench", "describe", "certify", "health"].iter().all(|name| help.contains(name)), "{help}");
     assert!(outrider(&["--version"]).succeeded().stdout.starts_with("outrider "));
 }
 

@@ -6,7 +6,7 @@ use coordinator::report::{median, median_interval};
 use outrider_tests::processes::Outrider;
 use serde_json::Value;
 
-const REPORT: [&str; 23] = [
+const REPORT: [&str; 27] = [
     "phase",
     "draft_params",
     "target_params",
@@ -30,6 +30,10 @@ const REPORT: [&str; 23] = [
     "cycle",
     "roofline",
     "synthetic",
+    "prompt_token_ids",
+    "sampling",
+    "windows",
+    "models",
 ];
 
 /// A cycle's parts and their sum.

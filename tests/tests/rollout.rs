@@ -120,7 +120,7 @@ async fn an_answer_is_not_continued_by_another_model() -> Result<()> {
     Ok(())
 }
 
-/// A coordinator that is there first is not ready, waits, and says so.
+/// A coordinator that is there first is not ready, waits, and says so; so does `outrider health` of a target.
 #[tokio::test]
 async fn a_coordinator_waits_for_its_services() -> Result<()> {
     let free = || async { anyhow::Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string()) };
@@ -132,12 +132,18 @@ async fn a_coordinator_waits_for_its_services() -> Result<()> {
     assert_eq!(http::get(serve.address(), "/healthz").await.status, 200);
     assert_eq!(http::get(serve.address(), "/readyz").await.status, 503);
 
+    let health = async || Outrider::start(&["health", &to_target])?.finish().await;
+    let absent = health().await?;
+    assert_eq!(absent.code, Some(1));
+    assert!(absent.stderr.contains(&to_target) && absent.stderr.contains("does not answer"), "{}", absent.stderr);
+
     let _draft = Process::listening("draft-svc", &draft, &[]).await?;
     time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(http::get(serve.address(), "/readyz").await.status, 503, "a draft alone is not enough");
     let _target = Process::listening("target-svc", &target, &[]).await?;
     assert_eq!(until_served(serve.address(), OLD).await?, alone(OLD, 60).await?);
     assert_eq!(http::get(serve.address(), "/readyz").await.status, 200);
+    assert_eq!(health().await?.code, Some(0));
     let (_, log) = serve.terminate().await?;
     assert!(log.contains("waiting for the services"), "{log}");
     Ok(())

@@ -132,6 +132,50 @@ pub(super) struct DescribeArgs {
     pub(super) json: bool,
 }
 
+#[derive(Args, Debug)]
+pub(super) struct CertifyArgs {
+    /// What `outrider generate --json` printed, to be decoded again; - reads it from standard input. Without it a text of its
+    /// own is decoded
+    #[arg(value_name = "RUN")]
+    pub(super) run: Option<String>,
+
+    /// What to continue where there is no recorded run
+    #[arg(long, value_name = "PROMPT", default_value = "ROMEO:", conflicts_with = "run", allow_hyphen_values = true)]
+    pub(super) prompt: String,
+
+    /// Tokens to decode where there is no recorded run
+    #[arg(long, value_name = "N", default_value = "256", conflicts_with = "run", allow_negative_numbers = true, value_parser = whole::<u32>(2..=MOST_TOKENS))]
+    pub(super) max_tokens: u32,
+
+    /// Rows of the windows to compare with rows one by one, each 1 to 33
+    #[arg(long, value_name = "N,N,…", default_value = "2,3,5,9,17", value_delimiter = ',', allow_negative_numbers = true, value_parser = whole::<usize>(1..=33))]
+    pub(super) windows: Vec<usize>,
+
+    /// Sessions that share passes in a last comparison, with windows of the last size; 1 leaves it out
+    #[arg(long, value_name = "N", default_value = "4", allow_negative_numbers = true, value_parser = whole::<usize>(1..=256))]
+    pub(super) sessions: usize,
+
+    #[command(flatten)]
+    pub(super) sampling: SamplingArgs,
+
+    #[command(flatten)]
+    pub(super) services: ServiceArgs,
+
+    /// Print one JSON object on standard output and nothing else
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct HealthArgs {
+    /// The service's address, http://HOST:PORT or https://HOST:PORT: a model service, or the gRPC API of `outrider serve`
+    #[arg(value_name = "URL")]
+    pub(super) url: String,
+
+    #[command(flatten)]
+    pub(super) trust: TrustArgs,
+}
+
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Sampling")]
 pub(super) struct SamplingArgs {

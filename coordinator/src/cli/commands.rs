@@ -1,6 +1,8 @@
 //! What the commands do.
 
 mod bench;
+mod certify;
+mod health;
 mod pair;
 mod serve;
 mod trace;
@@ -29,6 +31,8 @@ use crate::{
 use pair::{Connected, Place, Setup};
 
 pub(super) use bench::bench;
+pub(super) use certify::certify;
+pub(super) use health::health;
 pub(super) use serve::serve;
 pub(super) use trace::{explain, trace};
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::json;
 use speculative::{
-    Acceptance, Logprobs, TokenId,
+    Acceptance, Logprobs, Sampling, TokenId,
     roofline::{Placement, Roofs, Work},
 };
 use telemetry::{
@@ -254,10 +254,10 @@ impl StopReason {
 pub struct Run {
     /// Proposed tokens of a cycle, as asked for; 0 is AR.
     pub gamma: usize,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// The seed that was used.
-    pub seed: u64,
+    /// The prompt's tokens.
+    pub prompt: Vec<TokenId>,
+    /// How tokens were chosen, the seed included.
+    pub sampling: Sampling,
     /// The text, which ends before a stop string or an end token.
     pub text: String,
     /// The emitted tokens, the one that completed a stop string or ended the text included.

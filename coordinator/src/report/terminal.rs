@@ -59,6 +59,11 @@ fn write_summary(
         report.seed,
         report.stop_reason,
     )?;
+    if let Some(draft) = &report.models.draft {
+        writeln!(out, "draft  {}, {} on {}", draft.name, draft.dtype, draft.device)?;
+    }
+    let target = &report.models.target;
+    writeln!(out, "target {}, {} on {}", target.name, target.dtype, target.device)?;
     synthetic(out, report.synthetic.as_ref())?;
     if let Some((ar, theory)) = ar {
         let speedup = report.output_tokens_per_sec.zip(ar.output_tokens_per_sec).map(|(fast, slow)| fast / slow);

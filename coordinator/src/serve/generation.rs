@@ -86,7 +86,8 @@ async fn write(
                 logprobs: piece.logprobs.into_iter().map(logprobs).collect(),
             })),
             Event::Ended { index, run } => {
-                let end = Ended { index: index as u32, finish_reason: finish_reason(&run).into(), seed: run.seed };
+                let end =
+                    Ended { index: index as u32, finish_reason: finish_reason(&run).into(), seed: run.sampling.seed };
                 ended.push(*run);
                 Ok(Said::Ended(end))
             }

@@ -207,7 +207,7 @@ impl Metrics {
             let per_token = decoding.as_secs_f64() / (run.token_ids.len() - 1) as f64;
             observe(&self.time_per_output_token.get_or_create(&kind), per_token, trace_id);
         }
-        self.prompt_tokens.inc_by(run.prompt_tokens as u64);
+        self.prompt_tokens.inc_by(run.prompt.len() as u64);
         self.cached_tokens.inc_by(run.cached_tokens as u64);
         self.generated_tokens.inc_by(run.token_ids.len() as u64);
         self.drafts.inc_by(run.acceptance.drafts());

@@ -164,7 +164,7 @@ impl Choice {
     }
 
     fn ended(index: usize, run: &Run) -> Self {
-        Self { index, finish_reason: Some(finish_reason(run)), seed: Some(run.seed), ..Self::default() }
+        Self { index, finish_reason: Some(finish_reason(run)), seed: Some(run.sampling.seed), ..Self::default() }
     }
 
     /// The end of a choice.
@@ -228,7 +228,7 @@ impl Totals {
         }
         Self {
             gamma,
-            prompt_tokens: runs.first().map_or(0, |run| run.prompt_tokens),
+            prompt_tokens: runs.first().map_or(0, |run| run.prompt.len()),
             completion_tokens: runs.iter().map(|run| run.token_ids.len()).sum(),
             cached_tokens: runs.iter().map(|run| run.cached_tokens).min().unwrap_or(0),
             time_to_first_token: runs.iter().filter_map(|run| run.time_to_first_token).min(),

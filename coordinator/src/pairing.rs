@@ -89,9 +89,9 @@ impl Service {
         roofs(&self.description)
     }
 
-    /// Whether any replica that may have sessions answers now, within `limit`.
-    pub async fn answers(&self, limit: Duration) -> bool {
-        self.replicas.presence(limit).await == Presence::Fitting
+    /// Who answers at its addresses now, within `limit`.
+    pub(crate) async fn presence(&self, limit: Duration) -> Presence {
+        self.replicas.presence(limit).await
     }
 
     fn supported(&self, role: Role) -> Result<(), Error> {
@@ -180,15 +180,11 @@ impl Pair {
         Self::of(draft?, target?).await
     }
 
-    /// The pair that is at the same addresses now, where the target's were taken over by another model: no replica that fits
-    /// is left, and another one answers. Sessions of the old pair never go on with the new one.
+    /// The pair that is at the same addresses now. Sessions of the old one never go on with it.
     ///
     /// # Errors
-    /// As [`Pair::connect`]; nothing is lost then.
-    pub async fn successor(&self) -> Result<Option<Self>, Error> {
-        if self.target.replicas.presence(DESCRIBE_TIMEOUT).await != Presence::Others {
-            return Ok(None);
-        }
+    /// As [`Pair::connect`].
+    pub(crate) async fn anew(&self) -> Result<Self, Error> {
         let draft = async {
             match &self.draft {
                 Some(draft) => Service::first(draft.side, draft.replicas.anew(), false).await.map(Some),
@@ -197,7 +193,7 @@ impl Pair {
         };
         let target = Service::first(self.target.side, self.target.replicas.anew(), false);
         let (draft, target) = tokio::join!(draft, target);
-        Self::of(draft?, target?).await.map(Some)
+        Self::of(draft?, target?).await
     }
 
     async fn of(draft: Option<Service>, target: Service) -> Result<Self, Error> {

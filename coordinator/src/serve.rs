@@ -48,9 +48,9 @@ use tokio::{
     time,
 };
 use tonic::service::Routes;
-use tonic_health::ServingStatus;
+use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{Deadlines, Pair, TraceCycles};
+use crate::{Deadlines, Error, Pair, TraceCycles, replicas::Presence};
 use generation::Generation;
 pub use keys::Keys;
 use metrics::Metrics;
@@ -94,8 +94,12 @@ pub struct Doors {
     pub tls: Option<(ServerTls, ServerTls)>,
 }
 
-/// How often it is looked whether another model has taken the target's place.
-const SUCCESSION_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is looked who is at the target's addresses, and how long they may take to say.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+const PRESENCE_LIMIT: Duration = Duration::from_secs(2);
+
+/// The gRPC service.
+const SERVICE: &str = generation_service_server::SERVICE_NAME;
 
 /// A pair, and what makes the spans of those who use it.
 type Served = Arc<(Pair, Tracer)>;
@@ -121,28 +125,66 @@ impl App {
         *self.pair.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pair));
     }
 
-    /// Goes over to another model where it has taken the place of the target's; never ends.
-    async fn succeed(&self) -> Infallible {
+    /// Who is at the target's addresses.
+    async fn presence(&self) -> Presence {
+        match read(&self.pair) {
+            Some(served) => served.0.target.presence(PRESENCE_LIMIT).await,
+            None => Presence::Nobody,
+        }
+    }
+
+    /// Watches who is at the target's addresses: says whether there is a target, and goes over to another model where that has
+    /// taken the place. Never ends.
+    async fn watch(&self, sign: &Sign) -> Infallible {
         let mut told = None;
         loop {
-            time::sleep(SUCCESSION_INTERVAL).await;
-            let Some(served) = read(&self.pair) else { continue };
-            let (pair, tracer) = &*served;
-            match pair.successor().await {
-                Ok(None) => told = None,
-                Ok(Some(successor)) => {
-                    let (from, to) = (&pair.target.description, &successor.target.description);
-                    tracing::info!(from = from.model, to = to.model, "another model has taken the target's place");
-                    self.set_pair((successor, tracer.clone()));
-                }
-                Err(error) => {
-                    let error = error.to_string();
-                    if told.as_ref() != Some(&error) {
-                        tracing::warn!(error, "another model has taken the target's place and cannot be used");
+            time::sleep(WATCH_INTERVAL).await;
+            let mut presence = self.presence().await;
+            if presence == Presence::Others {
+                match self.succeed().await {
+                    Ok(()) => (presence, told) = (Presence::Fitting, None),
+                    Err(error) if told.as_ref() == Some(&error.to_string()) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "another model has taken the target's place and cannot be used");
+                        told = Some(error.to_string());
                     }
-                    told = Some(error);
                 }
             }
+            sign.say(if presence == Presence::Fitting { ServingStatus::Serving } else { ServingStatus::NotServing })
+                .await;
+        }
+    }
+
+    /// Goes over to the models that are at the addresses now.
+    async fn succeed(&self) -> Result<(), Error> {
+        let Some(served) = read(&self.pair) else { return Ok(()) };
+        let (pair, tracer) = &*served;
+        let successor = pair.anew().await?;
+        let (from, to) = (&pair.target.description, &successor.target.description);
+        tracing::info!(from = from.model, to = to.model, "another model has taken the target's place");
+        self.set_pair((successor, tracer.clone()));
+        Ok(())
+    }
+}
+
+/// What gRPC's health service says.
+struct Sign {
+    health: HealthReporter,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Sign {
+    /// Until the stop, which has the last word.
+    async fn say(&self, status: ServingStatus) {
+        let stopping = *self.stopped.borrow();
+        if !stopping {
+            self.set(status).await;
+        }
+    }
+
+    async fn set(&self, status: ServingStatus) {
+        for service in [SERVICE, ""] {
+            self.health.set_service_status(service, status).await;
         }
     }
 }
@@ -186,16 +228,11 @@ pub async fn serve<E: From<io::Error>>(
     let routes = routes::router(app.clone());
     let http = http::serve(http, door(http_tls), routes, config.header_timeout, told(stopped.clone()));
 
-    let services = [generation_service_server::SERVICE_NAME];
     let service = GenerationServiceServer::new(Generation { app: app.clone() });
     let service = service.max_decoding_message_size(config.max_body_bytes);
-    let routes = server::with_health_and_reflection(Routes::new(service), &services, proto::DESCRIPTORS).await;
+    let routes = server::with_health_and_reflection(Routes::new(service), &[SERVICE], proto::DESCRIPTORS).await;
     let (routes, health) = routes.map_err(io::Error::other)?;
-    let say = async |status| {
-        for service in services.into_iter().chain([""]) {
-            health.set_service_status(service, status).await;
-        }
-    };
+    let sign = Sign { health, stopped: stopped.clone() };
     let grpc = async {
         let Some(listener) = grpc else { return Ok(()) };
         let max_streams = (config.max_concurrent as u32).saturating_add(server::SPARE_STREAMS);
@@ -203,7 +240,7 @@ pub async fn serve<E: From<io::Error>>(
         let server = server::Config { door, max_streams, grace, ..server::Config::default() };
         let stopped = async {
             told(stopped.clone()).await;
-            say(ServingStatus::NotServing).await;
+            sign.set(ServingStatus::NotServing).await;
         };
         server::serve(listener, routes, stopped, server, switch.clone()).await.map_err(io::Error::other)
     };
@@ -211,8 +248,8 @@ pub async fn serve<E: From<io::Error>>(
         let pair = load.await?;
         tracing::info!(model = pair.0.target.description.model, "outrider is ready");
         app.set_pair(pair);
-        say(ServingStatus::Serving).await;
-        match app.succeed().await {}
+        sign.say(ServingStatus::Serving).await;
+        match app.watch(&sign).await {}
     };
     let last_call = async {
         stop.await;

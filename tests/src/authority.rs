@@ -62,8 +62,16 @@ impl Authority {
     /// # Errors
     /// They cannot be written.
     pub fn certify_at(&self, certificate: &Path, key: &Path, usage: ExtendedKeyUsagePurpose) -> Result<()> {
+        self.certify_for(certificate, key, &[usage])
+    }
+
+    /// The same for several uses.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn certify_for(&self, certificate: &Path, key: &Path, usages: &[ExtendedKeyUsagePurpose]) -> Result<()> {
         let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-        params.extended_key_usages = vec![usage];
+        params.extended_key_usages = usages.to_vec();
         let pair = KeyPair::generate()?;
         fs::write(certificate, params.signed_by(&pair, &self.issuer)?.pem())?;
         fs::write(key, pair.serialize_pem())?;

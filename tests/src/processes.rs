@@ -1,5 +1,8 @@
 //! The three binaries as real processes.
 //!
+//! With `OUTRIDER_ROOTFS`, the unpacked root file system of an image, they run from there instead (`deploy/image/run-rootfs.sh`,
+//! which needs root): `OUTRIDER_ROOTFS=DIR cargo test -p outrider-tests --test processes`.
+//!
 //! They are built once per test binary, in its own profile and target directory, so that what runs is what the tests
 //! were compiled with.
 
@@ -197,7 +200,14 @@ impl Process {
 
 /// A binary of this workspace, without the variables that would change what it does, killed when it is dropped.
 pub fn command(name: &str) -> Command {
-    let mut command = Command::new(binary(name));
+    let mut command = match env::var_os("OUTRIDER_ROOTFS") {
+        Some(root) => {
+            let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/image/run-rootfs.sh"));
+            command.arg(root).arg(name);
+            command
+        }
+        None => Command::new(binary(name)),
+    };
     for (variable, _) in env::vars_os() {
         let name = variable.to_string_lossy();
         if name.starts_with("OUTRIDER_") || name.starts_with("OTEL_") || name == "RUST_LOG" {

@@ -126,24 +126,40 @@ async fn a_coordinator_waits_for_its_services() -> Result<()> {
     let free = || async { anyhow::Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string()) };
     let (draft, target) = (free().await?, free().await?);
     let (to_draft, to_target) = (format!("http://{draft}"), format!("http://{target}"));
-    let serve = ["serve", "--http", "127.0.0.1:0", "--draft", &to_draft, "--target", &to_target];
+    let grpc = free().await?;
+    let serve = ["serve", "--http", "127.0.0.1:0", "--grpc", &grpc, "--draft", &to_draft, "--target", &to_target];
     let serve = Process::launch("outrider", &serve).await?;
     assert_eq!(post(serve.address(), 10).await.status, 503);
     assert_eq!(http::get(serve.address(), "/healthz").await.status, 200);
     assert_eq!(http::get(serve.address(), "/readyz").await.status, 503);
 
-    let health = async || Outrider::start(&["health", &to_target])?.finish().await;
-    let absent = health().await?;
+    let to_serve = format!("http://{grpc}");
+    let health = async |url: &str| Outrider::start(&["health", url])?.finish().await;
+    let absent = health(&to_target).await?;
     assert_eq!(absent.code, Some(1));
     assert!(absent.stderr.contains(&to_target) && absent.stderr.contains("does not answer"), "{}", absent.stderr);
 
     let _draft = Process::listening("draft-svc", &draft, &[]).await?;
     time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(http::get(serve.address(), "/readyz").await.status, 503, "a draft alone is not enough");
-    let _target = Process::listening("target-svc", &target, &[]).await?;
+    assert_eq!(health(&to_serve).await?.code, Some(1));
+    let mut target = Process::listening("target-svc", &target, &[]).await?;
     assert_eq!(until_served(serve.address(), OLD).await?, alone(OLD, 60).await?);
     assert_eq!(http::get(serve.address(), "/readyz").await.status, 200);
-    assert_eq!(health().await?.code, Some(0));
+    for url in [&to_target, &to_serve] {
+        assert_eq!(health(url).await?.code, Some(0));
+    }
+
+    // Its health is its target's, as /readyz is.
+    target.kill().await?;
+    let lost = async {
+        while health(&to_serve).await?.code == Some(0) {
+            time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::Ok(())
+    };
+    within(LONG, lost).await?;
+    assert_eq!(http::get(serve.address(), "/readyz").await.status, 503);
     let (_, log) = serve.terminate().await?;
     assert!(log.contains("waiting for the services"), "{log}");
     Ok(())

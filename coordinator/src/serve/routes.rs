@@ -1,6 +1,6 @@
 //! What answers where.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -12,10 +12,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{App, Refusal, answer::answer, openai, parse::Endpoint};
-
-/// How long the target may take to say that it is there.
-const READINESS_LIMIT: Duration = Duration::from_secs(2);
+use super::{App, Presence, Refusal, answer::answer, openai, parse::Endpoint};
 
 pub(super) fn router(app: Arc<App>) -> Router {
     let api = Router::new()
@@ -96,9 +93,10 @@ async fn openapi() -> impl IntoResponse {
 
 /// Requests are answered: the target is there.
 async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
-    match app.pair()?.0.target.answers(READINESS_LIMIT).await {
-        true => Ok(openai::json(StatusCode::OK, &json!({ "status": "ready" }))),
-        false => Err(Refusal::NotReady),
+    app.pair()?;
+    match app.presence().await {
+        Presence::Fitting => Ok(openai::json(StatusCode::OK, &json!({ "status": "ready" }))),
+        Presence::Others | Presence::Nobody => Err(Refusal::NotReady),
     }
 }
 

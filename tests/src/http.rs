@@ -1,7 +1,8 @@
 //! The coordinator as an HTTP service in this process, and a client that opens a connection for each request.
 
-use std::{future::Future, io};
+use std::{future::Future, io, path::Path, sync::Arc};
 
+use anyhow::Result;
 use coordinator::{
     Pair, TraceCycles,
     serve::{Config, Doors, Keys, serve},
@@ -20,6 +21,15 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
     task::JoinHandle,
+};
+
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
+    },
 };
 
 use crate::cluster::{LONG, PATIENT, within};
@@ -152,6 +162,28 @@ pub async fn request_with(address: &str, method: &str, path: &str, headers: &[(&
     let response = within(LONG, sender.send_request(request.expect("a request"))).await.expect("a response");
     let (head, body) = response.into_parts();
     Answer { status: head.status.as_u16(), headers: head.headers, body, connection }
+}
+
+/// Sends a request over TLS, by a client of its own, to a server of this machine that `ca` has certified; gives status and
+/// body.
+///
+/// # Errors
+/// No connection, or no answer over it.
+pub async fn encrypted(address: &str, ca: &Path, method: &str, path: &str, body: String) -> Result<(u16, String)> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca)?)?;
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(address).await?;
+    let stream = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost")?, stream).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::builder().method(method).uri(path).header("host", "localhost");
+    let response = within(LONG, sender.send_request(request.body(Full::new(Bytes::from(body)))?)).await?;
+    let status = response.status().as_u16();
+    Ok((status, String::from_utf8(response.into_body().collect().await?.to_bytes().into())?))
 }
 
 impl Answer {

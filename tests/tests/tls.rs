@@ -1,19 +1,18 @@
 //! Encrypted connections: who is believed, who gets in, and files that change.
 
-use std::{fs, future, path::Path, sync::Arc, time::Duration};
+use std::{fs, future, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use coordinator::{
     Access, Pair,
     serve::{Doors, Keys},
 };
-use http_body_util::{BodyExt, Full};
-use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use model::EmbeddedModel;
 use outrider_tests::{
     authority::Authority,
     cluster::{Embedded, LONG, Node, Setup, Side, alone, request, run, sampled, within, worker},
+    http,
     http::CONFIG,
     processes::{Outcome, Outrider, Process},
 };
@@ -27,14 +26,6 @@ use telemetry::{
     tls::{ClientFiles, ClientTls, Protocol, ServerFiles, ServerTls},
 };
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{
-        ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{CertificateDer, ServerName, pem::PemObject},
-    },
-};
 use tonic::transport::Endpoint;
 
 fn node(side: Side, tls: ServerTls) -> Node {
@@ -134,23 +125,9 @@ async fn files_that_change_are_read_again() -> Result<()> {
     Ok(())
 }
 
-/// A POST over TLS, by a client of its own.
 async fn post(address: &str, ca: &Path, body: &Value) -> Result<(u16, Value)> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca)?)?;
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = TcpStream::connect(address).await?;
-    let stream = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost")?, stream).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request =
-        Request::post("/v1/completions").header("host", "localhost").body(Full::new(Bytes::from(body.to_string())))?;
-    let response = within(LONG, sender.send_request(request)).await?;
-    let status = response.status().as_u16();
-    Ok((status, serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?))
+    let (status, text) = http::encrypted(address, ca, "POST", "/v1/completions", body.to_string()).await?;
+    Ok((status, serde_json::from_str(&text)?))
 }
 
 /// Both of the coordinator's doors.

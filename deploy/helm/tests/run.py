@@ -2,6 +2,7 @@
 """The chart's tests: rendered by Helm's own engine, held against Kubernetes' schemas and the chart's own promises.
 
   deploy/helm/tests/run.py             all tests
+  deploy/helm/tests/run.py --install   install what they need and nothing else
   deploy/helm/tests/run.py --write     write deploy/helm/rendered, which tests/tests/manifests.rs starts as processes
   deploy/helm/tests/run.py --checkov   its policies as well; what is left out, and why, is in checkov.yaml
 
@@ -36,10 +37,13 @@ def environment(folder, packages):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=pathlib.Path, default=ROOT / "target/helm", help="where packages are installed")
+    parser.add_argument("--install", action="store_true", help="install what the tests need")
     parser.add_argument("--write", action="store_true", help="write deploy/helm/rendered")
     parser.add_argument("--checkov", action="store_true", help="run checkov as well")
     args = parser.parse_args()
     python = environment(args.venv, PACKAGES) / "python"
+    if args.install:
+        return
     if args.write:
         sys.exit(subprocess.run([python, HERE / "chart.py"], check=False).returncode)
     variables = dict(os.environ)

@@ -18,8 +18,9 @@ pub trait Decoder: Send + 'static {
     /// holds them afterwards. Prefill, decoding, verification, and several sessions at once are this call.
     fn forward(&mut self, batch: &mut [Rows<'_>]) -> Result<Forward, Error>;
 
-    /// Measures what the machine could do at best, for some 0.15 s. Nothing else should run meanwhile.
-    fn measure_roofs(&mut self) -> Roofs;
+    /// Measures what the machine could do at best, for some 0.15 s. Nothing else should run meanwhile. None where a device
+    /// does not let it be measured, for want of memory for example.
+    fn measure_roofs(&mut self) -> Option<Roofs>;
 }
 
 /// One sequence's part in a forward.
@@ -46,7 +47,7 @@ impl<D: Decoder + ?Sized> Decoder for Box<D> {
         (**self).forward(batch)
     }
 
-    fn measure_roofs(&mut self) -> Roofs {
+    fn measure_roofs(&mut self) -> Option<Roofs> {
         (**self).measure_roofs()
     }
 }

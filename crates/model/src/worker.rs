@@ -47,7 +47,7 @@ pub struct Worker {
 
 enum Request {
     Task(Box<Task>),
-    MeasureRoofs(oneshot::Sender<Roofs>),
+    MeasureRoofs(oneshot::Sender<Option<Roofs>>),
 }
 
 /// One message's work and all it needs.
@@ -232,7 +232,7 @@ impl Worker {
         if measure && self.open_sessions() == 0 {
             let (reply, measured) = oneshot::channel();
             if self.queue.send(Request::MeasureRoofs(reply)).is_ok()
-                && let Ok(measured) = measured.await
+                && let Ok(Some(measured)) = measured.await
             {
                 *roofs = Some(measured);
             }

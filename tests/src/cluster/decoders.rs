@@ -53,7 +53,7 @@ impl Decoder for Wrapped {
         (self.pass)(&mut self.inner, batch)
     }
 
-    fn measure_roofs(&mut self) -> Roofs {
+    fn measure_roofs(&mut self) -> Option<Roofs> {
         self.inner.measure_roofs()
     }
 }

@@ -12,19 +12,18 @@ struct Sizes {
     memory_bytes: usize,
 }
 
-/// Roofs on a device for a model of `weight_bytes`. What cannot be measured, for want of memory, is 0 and reported as
-/// unknown by whoever divides by it.
-pub(super) fn measure(device: &Device, dtype: DType, weight_bytes: u64) -> Roofs {
+/// Roofs on a device for a model of `weight_bytes` that computes in `dtype`.
+pub(super) fn measure(device: &Device, dtype: DType, weight_bytes: u64) -> Result<Roofs> {
     let sizes = match device {
         Device::Cpu => Sizes { matmul: 512, memory_bytes: 160 << 20 },
         Device::Cuda(_) | Device::Metal(_) => Sizes { matmul: 4096, memory_bytes: 1 << 30 },
     };
-    let bytes_per_s = copying(device, (weight_bytes as usize / 2).min(sizes.memory_bytes)).unwrap_or(0.0);
-    Roofs {
-        flops_per_s: matmul(device, dtype, sizes.matmul).unwrap_or(0.0),
-        bytes_per_s,
-        memory_bytes_per_s: copying(device, sizes.memory_bytes).unwrap_or(0.0),
-    }
+    Ok(Roofs {
+        flops_per_s: matmul(device, dtype, sizes.matmul)?,
+        // What is copied stands twice.
+        bytes_per_s: copying(device, (weight_bytes as usize / 2).min(sizes.memory_bytes))?,
+        memory_bytes_per_s: copying(device, sizes.memory_bytes)?,
+    })
 }
 
 fn matmul(device: &Device, dtype: DType, size: usize) -> Result<f64> {

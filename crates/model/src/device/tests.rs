@@ -187,7 +187,7 @@ fn devices_that_are_not_in_the_build_are_refused() {
 
 #[test]
 fn roofs_are_measured() {
-    let roofs = theirs(&Source::Embedded(EmbeddedModel::Draft), None).measure_roofs();
+    let roofs = theirs(&Source::Embedded(EmbeddedModel::Draft), None).measure_roofs().unwrap();
     for roof in [roofs.flops_per_s, roofs.bytes_per_s, roofs.memory_bytes_per_s] {
         assert!(roof > 1e6, "{roofs:?}");
     }

@@ -190,7 +190,7 @@ impl<D: Decoder> Batcher<D> {
     }
 }
 
-fn measure(decoder: &mut impl Decoder, reply: oneshot::Sender<Roofs>) {
+fn measure(decoder: &mut impl Decoder, reply: oneshot::Sender<Option<Roofs>>) {
     if !reply.is_closed() {
         // An asker that has gone meanwhile does not need the answer.
         let _ = reply.send(decoder.measure_roofs());

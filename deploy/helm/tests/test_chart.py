@@ -80,7 +80,10 @@ def selects(selector, labels):
 
 class Valid(unittest.TestCase):
     def test_the_chart_is_without_fault(self):
-        self.assertFalse([problem for problem in chart.problems() if "ERROR" in str(problem) or "WARNING" in str(problem)])
+        found = chart.problems()
+        self.assertEqual((found["total_charts_linted"], found["errors"]), (1, []))
+        # An icon is recommended: that is information, 1. Warnings are 2.
+        self.assertFalse([message for message in found["messages"] if message["severity"] > 1])
 
     def test_kubernetes_takes_what_every_set_renders_to(self):
         for name in ["default", *chart.SETS]:
@@ -139,6 +142,12 @@ class Valid(unittest.TestCase):
             (["target.model.source=download", "target.model.download.url=https://x/y"], "sha256"),
             (["target.model.source=download", f"target.model.download.sha256='{'0' * 64}'"], "url"),
             (["target.model.source=hub"], "repository"),
+            (["tls.mutual=true"], "tls.enabled"),
+            (["coordinator.tls.mutual=true"], "tls.enabled"),
+            (["tls.certManager.enabled=true"], "tls.enabled"),
+            (["tls.enabled=true", "tls.certManager.enabled=true"], "issuerRef.name"),
+            (["draft.autoscaling={enabled: true, cpuPercent: null}"], "draft.autoscaling"),
+            (["target.autoscaling={enabled: true, minReplicas: 9}"], "maxReplicas"),
         ]:
             with self.subTest(change=change), self.assertRaises(Exception) as refused:
                 render(*change)
@@ -226,6 +235,37 @@ class Everywhere(unittest.TestCase):
                                 mounts = [mount["mountPath"] for mount in found["volumeMounts"]]
                                 self.assertTrue(any(path[1].startswith(f"{mount}/") for mount in mounts), word)
 
+    def test_what_is_referred_to_outside_of_pods_is_there(self):
+        for name, objects in self.each():
+            made = {certificate["spec"]["secretName"] for certificate in of_kind(objects, "Certificate").values()} | GIVEN
+            services = of_kind(objects, "Service")
+            for ingress in of_kind(objects, "Ingress").values():
+                self.assertTrue({tls["secretName"] for tls in ingress["spec"].get("tls", [])} <= made, name)
+                for path in [path for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]]:
+                    backend = path["backend"]["service"]
+                    ports = [port["name"] for port in services[backend["name"]]["spec"]["ports"]]
+                    self.assertIn(backend["port"]["name"], ports)
+            for monitor in of_kind(objects, "ServiceMonitor").values():
+                of = [service for service in services.values()
+                      if selects(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"])]
+                for endpoint in monitor["spec"]["endpoints"]:
+                    self.assertIn(endpoint["port"], [port["name"] for service in of for port in service["spec"]["ports"]])
+
+    def test_monitors_show_certificates_where_they_must(self):
+        for changes, wanted in [
+            ([], {"draft": {"ca"}, "target": {"ca"}, "coordinator": {"ca"}}),
+            (["tls.mutual=true"], {"draft": {"ca", "cert"}, "target": {"ca", "cert"}, "coordinator": {"ca"}}),
+            (["coordinator.tls.mutual=true"], {"draft": {"ca"}, "target": {"ca"}, "coordinator": {"ca", "cert"}}),
+        ]:
+            objects = render("tls.enabled=true", "tls.secretName=x", "monitoring.serviceMonitor.enabled=true", *changes)
+            for program, kinds in wanted.items():
+                [endpoint] = of_kind(objects, "ServiceMonitor")[f"outrider-{program}"]["spec"]["endpoints"]
+                self.assertEqual(endpoint["scheme"], "https")
+                config = endpoint["tlsConfig"]
+                self.assertEqual(config["serverName"], f"outrider-{program}.outrider.svc")
+                self.assertEqual({kind for kind in ["ca", "cert"] if kind in config}, kinds)
+                self.assertTrue(all(of["secret"]["name"] == "x" for of in [config[kind] for kind in kinds]))
+
     def test_addresses_are_those_of_services(self):
         for name, objects in self.each():
             services = of_kind(objects, "Service")
@@ -271,6 +311,13 @@ class Placement(unittest.TestCase):
         self.assertIn("--target=http://127.0.0.1:7102", coordinator["args"])
         selector = of_kind(objects, "Service")["outrider-coordinator"]["spec"]["selector"]
         self.assertEqual(selector["app.kubernetes.io/component"], "target")
+
+    def test_no_volume_is_in_a_pod_twice(self):
+        extra = ["common.extraVolumes=[{name: x, emptyDir: {}}]", "common.extraVolumeMounts=[{name: x, mountPath: /x}]"]
+        for changes in [[], ["coordinator.placement=sidecar"]]:
+            for pod, (_, spec) in pods(render(*extra, *changes)).items():
+                names = [volume["name"] for volume in spec.get("volumes", [])]
+                self.assertEqual(len(names), len(set(names)), pod)
 
     def test_a_target_alone_has_no_draft(self):
         objects = rendered("target-alone")
@@ -390,8 +437,10 @@ class Network(unittest.TestCase):
 
     def test_who_asks_the_coordinator_can_be_said(self):
         self.assertEqual(self.reach(rendered(), "coordinator", 8080), {None})
-        [ingress] = self.reach(rendered("ingress-and-keys"), "coordinator", 8080)
-        self.assertIn("ingress-nginx", ingress)
+        for port in [8080, 8090]:
+            test, ingress = sorted(self.reach(rendered("ingress-and-keys"), "coordinator", port), key=len)
+            self.assertEqual(test, "test")
+            self.assertIn("ingress-nginx", ingress)
 
 
 class Certificates(unittest.TestCase):
@@ -404,6 +453,22 @@ class Certificates(unittest.TestCase):
             self.assertTrue({"server auth", "client auth"} <= set(spec["usages"]))
             self.assertEqual(spec["issuerRef"]["name"], "outrider-ca")
         self.assertIn("outrider.example.org", of_kind(objects, "Certificate")["outrider-coordinator"]["spec"]["dnsNames"])
+
+    def test_every_https_host_is_in_its_certificate(self):
+        sets = [{"tls": {"enabled": True, "certManager": {"enabled": True, "issuerRef": {"name": "ca"}}}}]
+        for given in [*sets, chart.values("mtls-cert-manager")]:
+            objects = chart.objects(given)
+            ports = {"7101": "draft", "7102": "target", "8080": "coordinator", "8090": "coordinator"}
+            asked = set()
+            for _, spec in pods(objects).values():
+                for found in containers(spec):
+                    said = yaml.dump([found.get("args"), found.get("env"), *(found.get(kind) for kind in PROBES)])
+                    self.assertNotIn("http://", said)
+                    asked |= set(re.findall(r"https://([a-z0-9.-]+):(\d+)", said))
+            self.assertTrue({("localhost", "7101"), ("localhost", "7102")} <= asked)
+            for host, port in asked:
+                spec = of_kind(objects, "Certificate")[f"outrider-{ports[port]}"]["spec"]
+                self.assertIn(host, spec["dnsNames"] + spec["ipAddresses"])
 
     def test_arguments_are_of_both_sides(self):
         objects = rendered("mtls")
@@ -556,6 +621,62 @@ class Download(unittest.TestCase):
     def test_a_file_that_is_not_there_fails(self):
         self.assertNotEqual(self.run_script(path="/other").returncode, 0)
         self.assertEqual(self.files(), [])
+
+
+@unittest.skipIf(shutil.which("curl") is None, "needs curl")
+class Ask(unittest.TestCase):
+    """The script of the test pod, against a web server."""
+
+    def ask(self, answer, keys=None):
+        seen = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.answer(b"{}")
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.answer(answer)
+
+            def answer(self, body):
+                seen.append((self.path, self.headers.get("Authorization")))
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        [found] = of_kind(rendered(), "Pod")["outrider-test-ask"]["spec"]["containers"]
+        variables = {variable["name"]: variable["value"] for variable in found["env"]}
+        variables |= {"PATH": os.environ["PATH"], "URL": f"http://127.0.0.1:{server.server_port}"}
+        with tempfile.NamedTemporaryFile("w") as file:
+            if keys is not None:
+                file.write(keys)
+                file.flush()
+                variables["KEYS"] = file.name
+            command = ["/bin/sh", "-c", found["args"][0]]
+            done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=60)
+        return done, seen
+
+    def test_a_completion_is_asked_for(self):
+        done, seen = self.ask(b'{"choices": [{"finish_reason": "length"}]}')
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(seen, [("/readyz", None), ("/v1/completions", None)])
+
+    def test_the_first_key_is_sent_and_not_shown(self):
+        done, seen = self.ask(b'{"choices": [{"finish_reason": "length"}]}', keys="# ours\n\nsecret-1\nsecret-2\n")
+        self.assertEqual(seen, [("/readyz", None), ("/v1/completions", "Bearer secret-1")])
+        self.assertNotIn("secret-1", done.stdout + done.stderr)
+
+    def test_another_answer_fails(self):
+        done, _ = self.ask(b"{}")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("no completion", done.stderr)
 
 
 @unittest.skipUnless(os.environ.get("CHECKOV"), "run.py --checkov")

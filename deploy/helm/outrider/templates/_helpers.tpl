@@ -199,6 +199,13 @@ securityContext:
 {{- include "outrider.scheme" (first .) }}://{{ include "outrider.host" . }}:{{ include "outrider.port" (last .) }}
 {{- end -}}
 
+{{/* Fails where certificates are asked for and nothing is encrypted. */}}
+{{- define "outrider.checkTls" -}}
+{{- if and (not .Values.tls.enabled) (or .Values.tls.mutual .Values.tls.certManager.enabled .Values.coordinator.tls.mutual) -}}
+{{- fail "tls.mutual, tls.certManager.enabled and coordinator.tls.mutual need tls.enabled" -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The secret with a program's certificate: (list $ program). */}}
 {{- define "outrider.tlsSecret" -}}
 {{- $root := first . -}}

@@ -33,7 +33,9 @@
 {{- $root := first . -}}
 {{- with $root.Values.networkPolicy -}}
 {{- if eq (last $) "coordinator" }}
-{{ include "outrider.rule" (list "from" .coordinatorFrom (include "outrider.tcp" (list 8080 8090) | fromJsonArray)) }}
+{{- $peers := .coordinatorFrom }}
+{{- if $peers }}{{ $peers = concat $peers (include "outrider.pods" (list $root "test") | fromJsonArray) }}{{ end }}
+{{ include "outrider.rule" (list "from" $peers (include "outrider.tcp" (list 8080 8090) | fromJsonArray)) }}
 {{- else }}
 {{- $port := include "outrider.port" (last $) | int }}
 {{- $peers := concat (include "outrider.pods" (list $root "coordinator" "test") | fromJsonArray) .modelServicesFrom }}

@@ -14,6 +14,8 @@
   {{- $seconds = max $seconds $needed -}}
   {{- $volumes = concat $volumes (include "outrider.volumes" (list $root $program $own) | fromYamlArray) -}}
 {{- end -}}
+{{- /* A pod with two programs has the volumes of `common` twice. */}}
+{{- $volumes = uniq $volumes -}}
 metadata:
   labels:
     {{- include "outrider.labels" . | nindent 4 }}

@@ -93,7 +93,8 @@ pub struct Difference {
     pub token_alone: TokenId,
     /// Between the log-probabilities of its two likeliest tokens there.
     pub top2_gap: Option<f64>,
-    /// Between its two best choices there, noise included: less than what rows differ by makes another token.
+    /// Between its two best choices there, noise included, in the same units: less than what rows differ by makes another
+    /// token. `null` where it cannot be told from the likeliest 20.
     pub choice_gap: Option<f64>,
     /// Rows of the window that the examined token was computed in, and which of them from 0; `null` where it is not known.
     pub rows: Option<[usize; 2]>,
@@ -192,7 +193,7 @@ impl Alone {
 
     fn replay(&self, recorded: &Recorded, target: &Service) -> Replay {
         let (before, now) = (&recorded.models.target, Model::of(target));
-        // A run that was cut short, or a service that allows fewer tokens, leaves a tail without its like.
+        // A shorter context leaves a tail without its like.
         let tokens = recorded.token_ids.len().min(self.tokens.len());
         let differs = (0..tokens).find(|&index| recorded.token_ids[index] != self.tokens[index]);
         let first_difference =
@@ -212,18 +213,22 @@ impl Alone {
             scores.sort_by(|a, b| b.total_cmp(a));
             Some(scores.first()? - scores.get(1)?)
         };
-        let Sampling { temperature, seed, .. } = self.sampling;
+        let Sampling { temperature, seed, penalties, .. } = self.sampling;
+        // In units of log-probabilities, as the other gap: T · (z/T + g).
         let choice = |&(token, logprob): &(TokenId, f32)| match temperature {
             0.0 => f64::from(logprob),
-            _ => f64::from(logprob) / temperature + gumbel(seed, position as u64, token),
+            _ => f64::from(logprob) + temperature * gumbel(seed, position as u64, token),
         };
+        let best = top.iter().max_by(|a, b| choice(a).total_cmp(&choice(b))).map(|(token, _)| *token);
+        // Where the choice is not among those that are told, or was made after truncation or penalties, it is not known.
+        let is_known = best == Some(self.tokens[index]) && penalties.are_off();
         Difference {
             index,
             position,
             token,
             token_alone: self.tokens[index],
             top2_gap: gap(top.iter().map(|(_, logprob)| f64::from(*logprob)).collect()),
-            choice_gap: gap(top.iter().map(choice).collect()),
+            choice_gap: gap(top.iter().map(choice).collect()).filter(|_| is_known),
             rows,
         }
     }
@@ -264,9 +269,13 @@ impl Alone {
     }
 
     async fn in_windows(&self, target: &Service, window: usize, deadlines: Deadlines) -> Result<Comparison, Error> {
-        let (mut session, _) = TargetLink::open(target, self.call(0), deadlines.target, &mut Vec::new()).await?;
-        // The first token comes from the prompt, in both.
+        let (mut session, Opening { first, logprobs, .. }) =
+            TargetLink::open(target, self.call(0), deadlines.target, &mut Vec::new()).await?;
         let (mut compared, mut done, mut cycle) = (Comparison::default(), 1, 0);
+        // The first token comes from the prompt.
+        if logprobs.first().is_some_and(|logprobs| !compared.row(self, 0, first, logprobs, None)) {
+            return Ok(compared);
+        }
         while done < self.tokens.len() {
             cycle += 1;
             let rows = window.min(self.tokens.len() - done);
@@ -353,12 +362,12 @@ fn difference(one: &Logprobs, other: &Logprobs) -> f64 {
 
 /// The rows of the window that made token `index` of a run, and which of them it was. The first token is the prefill's.
 fn rows_of(windows: &[[usize; 2]], index: usize) -> Option<[usize; 2]> {
-    let mut first = 1;
+    let mut first = 1_usize;
     for [gamma, accepted] in windows {
-        if (first..=first + accepted).contains(&index) {
-            return Some([gamma + 1, index - first]);
+        if (first..=first.saturating_add(*accepted)).contains(&index) {
+            return Some([gamma.saturating_add(1), index - first]);
         }
-        first += accepted + 1;
+        first = first.saturating_add(*accepted).saturating_add(1);
     }
     None
 }
@@ -410,6 +419,11 @@ mod tests {
         let mut scores: Vec<f64> =
             [(5, -0.5), (6, -0.75), (7, -3.0)].map(|(token, z)| z / 0.5 + gumbel(9, 2, token)).to_vec();
         scores.sort_by(|a, b| b.total_cmp(a));
-        assert_eq!((sampled.top2_gap, sampled.choice_gap), (Some(0.25), Some(scores[0] - scores[1])));
+        let best = scores[0] == -0.5 / 0.5 + gumbel(9, 2, 5);
+        assert_eq!(sampled.top2_gap, Some(0.25));
+        match sampled.choice_gap {
+            Some(gap) => assert!(best && (gap - 0.5 * (scores[0] - scores[1])).abs() < 1e-12, "{gap} of {scores:?}"),
+            None => assert!(!best, "{scores:?}"),
+        }
     }
 }

@@ -318,7 +318,14 @@ impl Replicas {
             return Ok(placed.exact);
         }
         placed.failed();
-        Ok(self.said(&placed.replica, Duration::ZERO).await?.exact)
+        let said = self.said(&placed.replica, Duration::ZERO).await?;
+        match said.description.incarnation_id == incarnation_id {
+            true => Ok(said.exact),
+            // Another process has answered: started since, or behind the same address.
+            false => {
+                Err(Status::unavailable("the service that opened the session is not the one that says what it is"))
+            }
+        }
     }
 
     fn list(&self) -> Vec<Arc<Replica>> {

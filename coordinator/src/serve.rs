@@ -32,7 +32,10 @@ use std::{
     time::Duration,
 };
 
-use proto::v1::generation_service_server::{self, GenerationServiceServer};
+use proto::v1::{
+    DescribeResponse,
+    generation_service_server::{self, GenerationServiceServer},
+};
 use telemetry::{
     Tracer,
     connections::Door,
@@ -94,8 +97,10 @@ pub struct Doors {
     pub tls: Option<(ServerTls, ServerTls)>,
 }
 
-/// How often it is looked who is at the target's addresses, and how long they may take to say.
-const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is looked who is at the target's addresses, how often in a row another model must be there alone before it
+/// has taken the place, and how long they may take to say.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+const SUCCESSION_LOOKS: u32 = 2;
 const PRESENCE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The gRPC service.
@@ -136,22 +141,29 @@ impl App {
     /// Watches who is at the target's addresses: says whether there is a target, and goes over to another model where that has
     /// taken the place. Never ends.
     async fn watch(&self, sign: &Sign) -> Infallible {
-        let mut told = None;
+        let (mut told, mut others) = (None, 0);
         loop {
             time::sleep(WATCH_INTERVAL).await;
-            let mut presence = self.presence().await;
-            if presence == Presence::Others {
-                match self.succeed().await {
-                    Ok(()) => (presence, told) = (Presence::Fitting, None),
-                    Err(error) if told.as_ref() == Some(&error.to_string()) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "another model has taken the target's place and cannot be used");
-                        told = Some(error.to_string());
-                    }
-                }
-            }
+            let presence = self.presence().await;
             sign.say(if presence == Presence::Fitting { ServingStatus::Serving } else { ServingStatus::NotServing })
                 .await;
+            match presence {
+                Presence::Others => others += 1,
+                // One that did not answer in time once is not gone.
+                Presence::Nobody => others = 0,
+                Presence::Fitting => (told, others) = (None, 0),
+            }
+            if others < SUCCESSION_LOOKS {
+                continue;
+            }
+            match self.succeed().await {
+                Ok(()) => others = 0,
+                Err(error) if told.as_ref() == Some(&error.to_string()) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "another model has taken the target's place and cannot be used");
+                    told = Some(error.to_string());
+                }
+            }
         }
     }
 
@@ -161,6 +173,13 @@ impl App {
         let (pair, tracer) = &*served;
         let successor = pair.anew().await?;
         let (from, to) = (&pair.target.description, &successor.target.description);
+        let of = |description: &DescribeResponse| {
+            (description.model_fingerprint.clone(), description.arithmetic_fingerprint.clone())
+        };
+        if of(from) == of(to) {
+            // It is back.
+            return Ok(());
+        }
         tracing::info!(from = from.model, to = to.model, "another model has taken the target's place");
         self.set_pair((successor, tracer.clone()));
         Ok(())
@@ -233,6 +252,7 @@ pub async fn serve<E: From<io::Error>>(
     let routes = server::with_health_and_reflection(Routes::new(service), &[SERVICE], proto::DESCRIPTORS).await;
     let (routes, health) = routes.map_err(io::Error::other)?;
     let sign = Sign { health, stopped: stopped.clone() };
+    sign.set(ServingStatus::NotServing).await;
     let grpc = async {
         let Some(listener) = grpc else { return Ok(()) };
         let max_streams = (config.max_concurrent as u32).saturating_add(server::SPARE_STREAMS);

@@ -56,8 +56,8 @@ async fn a_target_that_keeps_the_law_is_certified() {
         assert!(certificate.holds() && certificate.is_invariant(), "{certificate:?}");
         let rows: Vec<_> =
             certificate.invariance.iter().map(|found| (found.kind, found.sessions, found.rows)).collect();
-        let windows = ("windows", 1, TOKENS - 1);
-        assert_eq!(rows, [windows, windows, windows, ("sessions", 3, 3 * (TOKENS - 1)), ("prefills", 1, 8)]);
+        let windows = ("windows", 1, TOKENS);
+        assert_eq!(rows, [windows, windows, windows, ("sessions", 3, 3 * TOKENS), ("prefills", 1, 8)]);
     }
 }
 
@@ -69,8 +69,8 @@ async fn rows_that_differ_a_little_are_measured() {
     assert!(certificate.holds() && !certificate.is_invariant(), "{certificate:?}");
     let [two, five, ..] = &certificate.invariance[..] else { panic!("windows of 2 and 5") };
     // Of each two rows the second is off, of each five four are.
-    assert!((49..=50).contains(&two.identical_rows), "{two:?}");
-    assert!((19..=21).contains(&five.identical_rows), "{five:?}");
+    assert!((50..=51).contains(&two.identical_rows), "{two:?}");
+    assert!((20..=22).contains(&five.identical_rows), "{five:?}");
     assert!(two.max_difference > 1e-6 && two.max_difference < five.max_difference, "{two:?} {five:?}");
     assert!(five.max_difference < 1e-4, "{five:?}");
     let prefills = certificate.invariance.last().expect("prefills");

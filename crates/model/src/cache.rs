@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::Error;
 use crate::device::Kept;
 use crate::kernels::Buffer;
 use crate::kernels::attention::{PAGE, Shape};
@@ -11,7 +12,7 @@ use crate::kernels::attention::{PAGE, Shape};
 ///
 /// On the CPU, f32, it grows by pages of 64 positions, as forwards need them, up to the model's context. Caches of prompts
 /// that begin alike may share pages; whoever writes into one gets a copy first. On a device it takes the memory for all
-/// positions that it was told of ([`reserve`](Self::reserve)) at its first forward.
+/// positions that it is told of ([`reserve`](Self::reserve)) at once.
 pub struct KvCache {
     shape: Shape,
     context: usize,
@@ -34,10 +35,16 @@ impl KvCache {
         KvCache { shape, context, len: 0, memory: Memory::Device(kept) }
     }
 
-    /// Says how many positions it will come to hold, before the first of them.
-    pub fn reserve(&mut self, positions: usize) {
-        if let Memory::Device(kept) = &mut self.memory {
-            kept.reserve(positions.min(self.context));
+    /// Says how many positions it will come to hold, before the first of them; on a device their memory is taken now.
+    ///
+    /// # Errors
+    /// The device has not got so much.
+    pub fn reserve(&mut self, positions: usize) -> Result<(), Error> {
+        match &mut self.memory {
+            Memory::Pages(_) => Ok(()),
+            Memory::Device(kept) => {
+                kept.reserve(positions.min(self.context)).map_err(|error| Error::Device(error.to_string()))
+            }
         }
     }
 

@@ -47,7 +47,7 @@ pub(crate) fn arithmetic(decoder: &mut impl Decoder) -> Result<String, crate::Er
     let tokens = (1..).map(|i| (i * PROBE_STEP % ids) as TokenId);
     let tokens: Vec<TokenId> = tokens.take(PROBE_ROWS.min(*context)).collect();
     let mut cache = decoder.new_cache();
-    cache.reserve(tokens.len());
+    cache.reserve(tokens.len())?;
     let forward = decoder.forward(&mut [Rows { cache: &mut cache, tokens: &tokens, logits_from: 0 }])?;
     let mut digest = Sha256::new();
     for row in 0..forward.rows(0) {

@@ -381,8 +381,15 @@ class Probes(unittest.TestCase):
             self.assertEqual("lifecycle" in spec["containers"][0], pause > 0)
 
     def test_a_sidecars_pod_waits_for_the_longer_of_both(self):
-        objects = render("coordinator.placement=sidecar", "coordinator.grace=1m", "target.grace=10s")
-        self.assertEqual(of_kind(objects, "Deployment")["outrider-target"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 70)
+        for long, short in [("coordinator", "target"), ("target", "coordinator")]:
+            objects = render("coordinator.placement=sidecar", f"{long}.grace=1m", f"{short}.grace=10s")
+            spec = of_kind(objects, "Deployment")["outrider-target"]["spec"]["template"]["spec"]
+            self.assertEqual(spec["terminationGracePeriodSeconds"], 70, long)
+
+    def test_a_new_chart_alone_restarts_nothing(self):
+        for deployment in of_kind(rendered(), "Deployment").values():
+            labels = deployment["spec"]["template"]["metadata"]["labels"]
+            self.assertFalse({"helm.sh/chart", "app.kubernetes.io/version", "app.kubernetes.io/managed-by"} & set(labels))
 
     def test_old_kubernetes_has_no_native_sleep(self):
         objects = chart.objects({}, "1.29.0")
@@ -520,11 +527,12 @@ class Scaling(unittest.TestCase):
 
     def test_the_adapters_series_are_ours(self):
         told = pathlib.Path(chart.HELM.parents[1] / "crates/telemetry/src/names/metric.rs").read_text()
-        ours = {name.replace(".", "_") for name in re.findall(r'= "(outrider\.[a-z_.]+)"', told)}
+        units = {"By": "_bytes", "s": "_seconds"}
+        found = re.findall(r'= "(outrider\.[a-z_.]+)", (?:Gauge|Histogram), "([^"]*)"', told)
+        ours = {name.replace(".", "_") + units.get(unit, "") for name, unit in found}
         series = set(re.findall(r"outrider_[a-z_]+(?=\{)", (chart.HELM / "prometheus-adapter.yaml").read_text()))
-        self.assertTrue(series)
-        for name in series:
-            self.assertIn(name.removesuffix("_bytes"), ours)
+        self.assertEqual(len(series), 4)
+        self.assertLessEqual(series, ours)
 
     def test_replicas_are_the_scalers(self):
         for deployment in of_kind(rendered("autoscaling"), "Deployment").values():

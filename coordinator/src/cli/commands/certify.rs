@@ -28,6 +28,7 @@ pub(in crate::cli) async fn certify(args: CertifyArgs) -> anyhow::Result<End> {
     };
     let shown = if args.json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     let examined = async {
+        check_windows(&args.windows, &connected)?;
         let request = request(&args, recorded.as_ref(), &connected)?;
         let plan = Plan { request, windows: args.windows.clone(), sessions: args.sessions };
         let deadlines = args.services.deadlines();
@@ -48,6 +49,15 @@ pub(in crate::cli) async fn certify(args: CertifyArgs) -> anyhow::Result<End> {
     match certificate.holds() {
         true => Ok(End::Done),
         false => bail!("tokens differ from what the target alone decodes"),
+    }
+}
+
+/// Windows that the target would refuse are refused before anything runs.
+fn check_windows(windows: &[usize], connected: &Connected) -> anyhow::Result<()> {
+    let most = connected.pair.target.description.limits.unwrap_or_default().max_gamma as usize + 1;
+    match windows.iter().find(|&&window| window > most) {
+        Some(window) => bail!("--windows has {window}, allowed by the target's max_gamma: 1 to {most}"),
+        None => Ok(()),
     }
 }
 

@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::kernels::attention::{PAGE, Shape};
 
-/// One sequence's keys and values on a device, with the memory for all positions that it is to hold from its first forward
-/// on.
+/// One sequence's keys and values on a device. Their memory is taken for all positions that it is to hold, when these are
+/// reserved, or at its first forward.
 pub(crate) struct Kept {
     shape: Shape,
     dtype: DType,
@@ -22,10 +22,11 @@ impl Kept {
         Kept { shape, dtype, device, room: most.next_multiple_of(PAGE), layers: Vec::new() }
     }
 
-    pub(crate) fn reserve(&mut self, positions: usize) {
+    pub(crate) fn reserve(&mut self, positions: usize) -> Result<()> {
         if self.layers.is_empty() {
             self.room = positions.next_multiple_of(PAGE);
         }
+        self.make_room(positions)
     }
 
     /// Positions that memory is taken for.

@@ -119,16 +119,15 @@ fn quantised_weights_come_close() {
 fn a_cache_takes_what_was_reserved() {
     let mut model = theirs(&Source::Embedded(EmbeddedModel::Draft), None);
     let mut cache = model.new_cache();
-    cache.reserve(100);
     assert_eq!(cache.bytes(), 0);
-    forward(&mut model, &mut cache, &[1, 2, 3]);
+    cache.reserve(100).unwrap();
     assert_eq!(cache.bytes(), 2 * cache.page_bytes() as u64);
     // Keys and values of 4 layers, 64 positions of 4 heads of 32, bf16.
     assert_eq!(cache.page_bytes(), 2 * 4 * 64 * 128 * 2);
 
     let expected = prefill(&mut model, &tokens(1, 150));
     let mut grown = model.new_cache();
-    grown.reserve(64);
+    grown.reserve(64).unwrap();
     forward(&mut model, &mut grown, &tokens(1, 150)[..64]);
     let rest = forward(&mut model, &mut grown, &tokens(1, 150)[64..]);
     let off = rest.row(0, 85).iter().zip(expected.row(0, 149)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

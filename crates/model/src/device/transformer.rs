@@ -116,6 +116,8 @@ impl DeviceTransformer {
             x = self.block(block, layer, x, rotation.as_ref(), &windows)?; // (tiles · ROWS, d)
         }
         if wanted.is_empty() {
+            // Without an answer to wait for: the pass ends when it has been computed.
+            self.device.synchronize()?;
             return Ok(Vec::new());
         }
         let index: Vec<u32> = wanted.iter().map(|row| *row as u32).collect();

@@ -43,7 +43,9 @@ impl Budget {
         let pages = usize::try_from(kv_bytes).unwrap_or(usize::MAX) / cache.page_bytes();
         // More permits than this a semaphore does not take; no machine has the memory.
         let pages = pages.min(u32::MAX as usize);
-        Self { own: pages - pages / SHARED_PART, shared: pages / SHARED_PART }
+        // On a device prompts share nothing.
+        let shared = if cache.is_paged() { pages / SHARED_PART } else { 0 };
+        Self { own: pages - shared, shared }
     }
 
     /// The longest session that there is memory for, in positions.

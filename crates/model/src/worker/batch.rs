@@ -81,11 +81,10 @@ impl<D: Decoder> Batcher<D> {
             Request::Task(task) => {
                 let Task { cache, positions, history, sampling, top_logprobs, plan, goal, enqueued, reply } = *task;
                 let fresh = cache.is_none();
-                let mut cache = cache.unwrap_or_else(|| {
-                    let mut cache = self.decoder.new_cache();
-                    cache.reserve(positions);
-                    cache
-                });
+                let mut cache = match cache.map_or_else(|| self.reserved(positions), Ok) {
+                    Ok(cache) => cache,
+                    Err(error) => return drop(reply.send(Err(error))),
+                };
                 if cache.len() < plan.keep {
                     let _ = reply.send(Err(Error::CacheLost { held: cache.len(), expected: plan.keep }));
                     return;
@@ -109,6 +108,13 @@ impl<D: Decoder> Batcher<D> {
                 });
             }
         }
+    }
+
+    /// A cache of a session that may come to hold so many positions. One that there is no memory for fails alone.
+    fn reserved(&self, positions: usize) -> Result<KvCache, Error> {
+        let mut cache = self.decoder.new_cache();
+        cache.reserve(positions)?;
+        Ok(cache)
     }
 
     /// Says how many rows of each request the pass takes.
@@ -158,8 +164,9 @@ impl<D: Decoder> Batcher<D> {
         let forward = match result {
             Ok(forward) => forward,
             Err(error) => {
-                // The rules of a session admit nothing that a forward refuses, so this is the model's own failure.
-                for request in active.drain(..) {
+                // The rules of a session admit nothing that a forward refuses, so this is the model's own failure, or its
+                // device's.
+                for request in active.extract_if(.., |request| request.rows > 0) {
                     let _ = request.reply.send(Err(error.clone()));
                 }
                 return;

@@ -24,7 +24,7 @@ app.kubernetes.io/component: {{ last . }}
 {{- $root := first . -}}
 {{ include "outrider.selectorLabels" . }}
 app.kubernetes.io/part-of: outrider
-app.kubernetes.io/version: {{ default $root.Chart.AppVersion $root.Values.image.tag | quote }}
+app.kubernetes.io/version: {{ default $root.Chart.AppVersion $root.Values.image.tag | trunc 63 | trimSuffix "-" | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end -}}

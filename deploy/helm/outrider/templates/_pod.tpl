@@ -18,7 +18,9 @@
 {{- $volumes = uniq $volumes -}}
 metadata:
   labels:
-    {{- include "outrider.labels" . | nindent 4 }}
+    # No versions: a new chart alone restarts nothing.
+    {{- include "outrider.selectorLabels" . | nindent 4 }}
+    app.kubernetes.io/part-of: outrider
     {{- with $settings.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -319,7 +319,8 @@ impl Replicas {
         }
         placed.failed();
         let said = self.said(&placed.replica, Duration::ZERO).await?;
-        match said.description.incarnation_id == incarnation_id {
+        // One that does not say which process it is can only be believed.
+        match incarnation_id.is_empty() || said.description.incarnation_id == incarnation_id {
             true => Ok(said.exact),
             // Another process has answered: started since, or behind the same address.
             false => {

@@ -17,7 +17,7 @@ use crate::{
     Error, Pair, Request, Service, cycle,
     link::{self, Call, Opening, TargetLink, Verified},
     pairing::Deadlines,
-    report::{self, Model},
+    report::{self, Model, Models},
 };
 pub use summary::summary;
 
@@ -35,14 +35,7 @@ pub struct Recorded {
     /// What each cycle proposed and how much of it was accepted.
     pub windows: Vec<[usize; 2]>,
     /// What computed it.
-    pub models: RecordedModels,
-}
-
-/// What computed a recorded run.
-#[derive(Clone, Debug, Deserialize)]
-pub struct RecordedModels {
-    /// The target.
-    pub target: Model,
+    pub models: Models,
 }
 
 /// What is held against each other.

@@ -54,7 +54,7 @@ impl From<speculative::Sampling> for Sampling {
 }
 
 /// The models of a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Models {
     /// `null` for AR.
     pub draft: Option<Model>,

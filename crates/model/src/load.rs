@@ -11,7 +11,7 @@ use crate::geometry::{Geometry, nanogpt};
 use crate::grown::grown;
 use crate::synthetic::{self, SyntheticModel};
 use crate::weights::{Form, Kernels, Names, Parameters};
-use crate::{EmbeddedModel, LoadError, Source, hub};
+use crate::{Description, EmbeddedModel, LoadError, Source, hub};
 
 mod bytes;
 mod convert;
@@ -52,6 +52,27 @@ pub(crate) struct Loaded<F: Form = Kernels> {
     pub(crate) tokenizer: Tokenizer,
     /// Whether it was made, not trained.
     pub(crate) synthetic: bool,
+}
+
+impl<F: Form> Loaded<F> {
+    /// Its parts, with what it says about itself on `device`; the arithmetic is still to be found out.
+    pub(crate) fn described(self, device: String) -> (Description, Geometry, Parameters<F>) {
+        let Loaded { name, geometry, weights, fingerprint, tokenizer, synthetic } = self;
+        let description = Description {
+            name,
+            fingerprint,
+            arithmetic: String::new(),
+            tokenizer,
+            vocab_size: geometry.vocab_size,
+            context: geometry.context,
+            dtype: weights.dtype(),
+            device,
+            parameters: geometry.parameters(),
+            weight_bytes: weights.bytes(),
+            synthetic,
+        };
+        (description, geometry, weights)
+    }
 }
 
 /// Reads, fetches or makes a model, its weights in the form that is wanted.

@@ -42,20 +42,8 @@ impl Transformer {
     }
 
     pub(crate) fn new(loaded: Loaded, compute: Arc<Compute>) -> Transformer {
-        let Loaded { name, geometry, weights, fingerprint, tokenizer, synthetic } = loaded;
-        let description = Description {
-            name,
-            fingerprint,
-            arithmetic: String::new(),
-            tokenizer,
-            vocab_size: geometry.vocab_size,
-            context: geometry.context,
-            dtype: weights.dtype(),
-            device: format!("cpu {} {} threads", compute.isa(), compute.threads()),
-            parameters: geometry.parameters(),
-            weight_bytes: weights.bytes(),
-            synthetic,
-        };
+        let device = format!("cpu {} {} threads", compute.isa(), compute.threads());
+        let (description, geometry, weights) = loaded.described(device);
         let state = State::new(&geometry, compute.threads());
         let bytes = cost::Bytes::of(&weights, size_of::<f32>());
         Transformer { description, geometry, weights, bytes, compute, state }

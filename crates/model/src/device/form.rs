@@ -19,7 +19,7 @@ pub(super) struct OnDevice {
 #[derive(Clone)]
 pub(super) enum Matrix {
     Dense(Tensor),
-    Quantised(Arc<QTensor>),
+    Quantised(Format, Arc<QTensor>),
 }
 
 /// What a norm is made of, on the host: (width).
@@ -58,7 +58,7 @@ impl Form for OnDevice {
         };
         QStorage::from_data(Cow::Borrowed(raw), &self.device, dtype)
             .and_then(|storage| QTensor::new(storage, shape.to_vec()))
-            .map(|tensor| Matrix::Quantised(Arc::new(tensor)))
+            .map(|tensor| Matrix::Quantised(format, Arc::new(tensor)))
             .map_err(Unusable::Device)
     }
 
@@ -84,29 +84,21 @@ impl Weights for Matrix {
     fn outputs(&self) -> usize {
         match self {
             Matrix::Dense(tensor) => tensor.dims()[0],
-            Matrix::Quantised(tensor) => tensor.shape().dims()[0],
+            Matrix::Quantised(_, tensor) => tensor.shape().dims()[0],
         }
     }
 
     fn bytes(&self) -> u64 {
         match self {
             Matrix::Dense(tensor) => (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64,
-            Matrix::Quantised(tensor) => tensor.storage_size_in_bytes() as u64,
+            Matrix::Quantised(_, tensor) => tensor.storage_size_in_bytes() as u64,
         }
     }
 
     fn dtype(&self) -> &'static str {
         match self {
             Matrix::Dense(tensor) => tensor.dtype().as_str(),
-            Matrix::Quantised(tensor) => match tensor.dtype() {
-                GgmlDType::Q4_0 => Format::Q4_0.name(),
-                GgmlDType::Q5_0 => Format::Q5_0.name(),
-                GgmlDType::Q8_0 => Format::Q8_0.name(),
-                GgmlDType::Q4K => Format::Q4K.name(),
-                GgmlDType::Q5K => Format::Q5K.name(),
-                GgmlDType::Q6K => Format::Q6K.name(),
-                other => unreachable!("no matrix is made of {other:?}"),
-            },
+            Matrix::Quantised(format, _) => format.name(),
         }
     }
 }
@@ -116,7 +108,7 @@ impl Matrix {
     pub(super) fn with(self, dtype: DType) -> Result<Matrix> {
         match self {
             Matrix::Dense(tensor) => Ok(Matrix::Dense(tensor.to_dtype(dtype)?)),
-            quantised @ Matrix::Quantised(_) => Ok(quantised),
+            quantised @ Matrix::Quantised(..) => Ok(quantised),
         }
     }
 
@@ -124,7 +116,7 @@ impl Matrix {
     pub(super) fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         match self {
             Matrix::Dense(tensor) => tensor.index_select(ids, 0),
-            Matrix::Quantised(tensor) => tensor.embedding(ids)?.to_dtype(dtype),
+            Matrix::Quantised(_, tensor) => tensor.embedding(ids)?.to_dtype(dtype),
         }
     }
 
@@ -132,7 +124,7 @@ impl Matrix {
     pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let one = |tile: &Tensor| match self {
             Matrix::Dense(tensor) => tile.matmul(&tensor.t()?),
-            Matrix::Quantised(tensor) => candle_core::quantized::QMatMul::QTensor(Arc::clone(tensor)).forward(tile),
+            Matrix::Quantised(_, tensor) => candle_core::quantized::QMatMul::QTensor(Arc::clone(tensor)).forward(tile),
         };
         match x.dim(0)? / ROWS {
             1 => one(x),

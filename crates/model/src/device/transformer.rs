@@ -49,26 +49,13 @@ impl DeviceTransformer {
         device: &Device,
         dtype: Option<DType>,
     ) -> Result<DeviceTransformer> {
-        let Loaded { name, geometry, weights, fingerprint, tokenizer, synthetic } = loaded;
-        let quantised = weights.matrices().any(|matrix| matches!(matrix, Matrix::Quantised(_)));
-        let dtype = dtype.unwrap_or_else(|| match weights.dtype() {
+        let (description, geometry, weights) = loaded.described(described(named, device));
+        let quantised = weights.matrices().any(|matrix| matches!(matrix, Matrix::Quantised(..)));
+        let dtype = dtype.unwrap_or(match description.dtype {
             "bf16" if !quantised => DType::BF16,
             "f16" if !quantised => DType::F16,
             _ => DType::F32,
         });
-        let description = Description {
-            name,
-            fingerprint,
-            arithmetic: String::new(),
-            tokenizer,
-            vocab_size: geometry.vocab_size,
-            context: geometry.context,
-            dtype: weights.dtype(),
-            device: described(named, device),
-            parameters: geometry.parameters(),
-            weight_bytes: weights.bytes(),
-            synthetic,
-        };
         let bytes = cost::Bytes::of(&weights, dtype.size_in_bytes());
         let head = weights.head().clone();
         let block = |block: weights::Block<OnDevice>| {

@@ -22,7 +22,7 @@ use tonic::service::Routes;
 /// Serves on `listener` until `stop` resolves; then open sessions get the grace period to end.
 ///
 /// # Errors
-/// A model that cannot be loaded, or a server that fails.
+/// A model that cannot be loaded or whose thread ends, or a server that fails.
 pub async fn serve(
     listener: TcpListener,
     load: impl Future<Output = Result<Worker, Error>>,

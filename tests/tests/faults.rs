@@ -63,6 +63,25 @@ async fn a_draft_whose_model_fails_now_and_then_is_reopened() {
     assert_lossless(&embedded.pair, &speculative, &asked, "a failing draft").await;
 }
 
+/// One failed forward ends the sessions in it; a device that is gone for good ends the service, so that it is started anew.
+#[tokio::test]
+async fn a_service_whose_device_is_gone_ends() {
+    let failures = Arc::new(AtomicUsize::new(0));
+    let target = Node::target(spawn(decoders::on_a_device(draft(), failures.clone()), Limits::default()));
+    let pair = within(LONG, Pair::connect(None, &target.url(), &Access::default())).await.unwrap();
+    let asked = request("ROMEO:", Sampling::greedy(), 16, 0);
+    run(&pair, &asked).await;
+
+    failures.store(1, Ordering::Relaxed);
+    watch(&pair, &asked, PATIENT, |_| {}).await.unwrap_err();
+    run(&pair, &asked).await;
+
+    failures.store(usize::MAX, Ordering::Relaxed);
+    watch(&pair, &asked, PATIENT, |_| {}).await.unwrap_err();
+    let ended = within(LONG, target.ended()).await;
+    assert!(matches!(ended, Err(service::Error::Stopped)), "{ended:?}");
+}
+
 /// One proposal misses its deadline. The cycles until it comes neither wait nor ask; those after it are drafted.
 #[tokio::test]
 async fn a_late_draft_is_not_waited_for_and_proposes_again() {

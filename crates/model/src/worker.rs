@@ -19,7 +19,7 @@ use std::{
 };
 
 use speculative::{History, Logprobs, Sampling, SyntheticAcceptance, TokenId, roofline::Roofs};
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, oneshot, watch};
 
 use self::{
     admission::{Admission, Admitted, Budget},
@@ -41,6 +41,8 @@ pub struct Worker {
     admission: Arc<Admission>,
     counters: Arc<Counters>,
     page_bytes: usize,
+    /// Its sender is the thread's.
+    running: watch::Receiver<()>,
     /// Held while they are measured, so that nobody else measures meanwhile.
     roofs: Arc<Mutex<Option<Roofs>>>,
 }
@@ -183,11 +185,23 @@ impl Worker {
             admission: admission.clone(),
             counters: counters.clone(),
             last: None,
+            doubt: None,
         };
-        thread::Builder::new().name(name.to_owned()).spawn(move || batcher.run(&requests))?;
+        let (alive, running) = watch::channel(());
+        let thread = move || {
+            let _alive = alive;
+            batcher.run(&requests);
+        };
+        thread::Builder::new().name(name.to_owned()).spawn(thread)?;
         let description = Arc::new(description);
         let roofs = Arc::default();
-        Ok(Self { queue, description, limits, synthetic_acceptance, admission, counters, page_bytes, roofs })
+        Ok(Self { queue, description, limits, synthetic_acceptance, admission, counters, page_bytes, running, roofs })
+    }
+
+    /// Resolves when the thread has ended, and with it all that it answers: its device computes nothing any more, or it
+    /// panicked.
+    pub async fn stopped(&self) {
+        let _ = self.running.clone().changed().await;
     }
 
     /// What the model is; its context is no longer than what there is memory for.

@@ -30,6 +30,9 @@ pub enum Error {
     /// The model cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Nothing runs the model any more.
+    #[error("the model's thread has ended")]
+    Stopped,
     /// No thread for the model.
     #[error("the model's thread cannot be started: {0}")]
     Thread(#[from] io::Error),
@@ -175,7 +178,7 @@ pub async fn measured(load: impl Future<Output = Result<Worker, Error>>) -> Resu
 /// model; after `stop` open sessions get the grace period to end.
 ///
 /// # Errors
-/// A model that cannot be loaded, or a server that fails.
+/// A model that cannot be loaded or whose thread ends, or a server that fails.
 pub async fn serve(
     host: Host,
     listener: TcpListener,
@@ -193,11 +196,12 @@ pub async fn serve(
     }
     let loaded = async {
         let worker = load.await?;
-        host.worker.set(worker).expect("a host is loaded once");
+        host.worker.set(worker.clone()).expect("a host is loaded once");
         for service in services.iter().chain(&[""]) {
             health.set_service_status(service, ServingStatus::Serving).await;
         }
-        future::pending::<Result<(), Error>>().await
+        worker.stopped().await;
+        Err::<(), _>(Error::Stopped)
     };
     let stop = async {
         stop.await;

@@ -139,6 +139,17 @@ pub fn failing(inner: Transformer, n: u64) -> Wrapped {
     })
 }
 
+/// Loses its device in as many forwards as `failures` says, from now on.
+pub fn on_a_device(inner: Transformer, failures: Arc<AtomicUsize>) -> Wrapped {
+    Wrapped::new(inner, move |inner, batch| {
+        let failed = failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        match failed {
+            Ok(_) => Err(Error::Device("gone".to_owned())),
+            Err(_) => inner.forward(batch),
+        }
+    })
+}
+
 /// Notes in `most` how many sessions shared a forward.
 pub fn counting(inner: Transformer, most: Arc<AtomicUsize>) -> Wrapped {
     Wrapped::new(inner, move |inner, batch| {

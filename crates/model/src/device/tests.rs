@@ -102,9 +102,12 @@ fn other_types_come_close() {
 /// Every format of GGUF that the kernels have.
 #[test]
 fn quantised_weights_come_close() {
-    for format in ["q8_0", "q4_0", "q5_0"] {
-        let source = Source::Synthetic(format!("nanogpt:{format}").parse::<SyntheticModel>().unwrap());
-        let tokens = tokens(5, 70);
+    // A K-quant's rows are multiples of 256 wide.
+    let narrow = ["q8_0", "q4_0", "q5_0"].map(|format| ("nanogpt", format, 70));
+    let wide = ["q4_k", "q5_k", "q6_k"].map(|format| ("gpt2-small", format, 12));
+    for (preset, format, rows) in narrow.into_iter().chain(wide) {
+        let source = Source::Synthetic(format!("{preset}:{format}").parse::<SyntheticModel>().unwrap());
+        let tokens = tokens(5, rows);
         let expected = prefill(&mut ours(&source), &tokens);
         let mut theirs = theirs(&source, None);
         let scale = expected.row(0, 0).iter().fold(0.0_f32, |most, logit| most.max(logit.abs()));

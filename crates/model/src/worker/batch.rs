@@ -51,10 +51,12 @@ pub(super) struct Batcher<D> {
     pub(super) counters: Arc<Counters>,
     /// When the last pass ended, and its rows.
     pub(super) last: Option<(Instant, usize)>,
+    /// Why its device may be gone.
+    pub(super) doubt: Option<Error>,
 }
 
 impl<D: Decoder> Batcher<D> {
-    /// Runs until every handle on the queue is gone.
+    /// Runs until every handle on the queue is gone, or the model's device.
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
         let mut active: Vec<Active> = Vec::new();
         let mut passes = 0;
@@ -72,6 +74,12 @@ impl<D: Decoder> Batcher<D> {
                 passes += 1;
                 self.pass(&mut active, passes);
             }
+            if let Some(error) = self.doubt.take()
+                && !self.works()
+            {
+                tracing::error!(%error, "the device computes nothing any more");
+                return;
+            }
         }
     }
 
@@ -83,7 +91,7 @@ impl<D: Decoder> Batcher<D> {
                 let fresh = cache.is_none();
                 let mut cache = match cache.map_or_else(|| self.reserved(positions), Ok) {
                     Ok(cache) => cache,
-                    Err(error) => return drop(reply.send(Err(error))),
+                    Err(error) => return self.fail(reply, error),
                 };
                 if cache.len() < plan.keep {
                     let _ = reply.send(Err(Error::CacheLost { held: cache.len(), expected: plan.keep }));
@@ -115,6 +123,19 @@ impl<D: Decoder> Batcher<D> {
         let mut cache = self.decoder.new_cache();
         cache.reserve(positions)?;
         Ok(cache)
+    }
+
+    fn fail(&mut self, reply: Reply, error: Error) {
+        if matches!(error, Error::Device(_)) {
+            self.doubt = Some(error.clone());
+        }
+        let _ = reply.send(Err(error));
+    }
+
+    /// Whether one token can be forwarded.
+    fn works(&mut self) -> bool {
+        let mut cache = self.decoder.new_cache();
+        self.decoder.forward(&mut [Rows { cache: &mut cache, tokens: &[0], logits_from: 1 }]).is_ok()
     }
 
     /// Says how many rows of each request the pass takes.
@@ -167,7 +188,7 @@ impl<D: Decoder> Batcher<D> {
                 // The rules of a session admit nothing that a forward refuses, so this is the model's own failure, or its
                 // device's.
                 for request in active.extract_if(.., |request| request.rows > 0) {
-                    let _ = request.reply.send(Err(error.clone()));
+                    self.fail(request.reply, error.clone());
                 }
                 return;
             }

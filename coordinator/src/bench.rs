@@ -2,9 +2,10 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use speculative::{
     Sampling,
+    policy::Gamma,
     roofline::{Roofs, Work},
 };
 use telemetry::Tracer;
@@ -20,7 +21,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Each γ is measured against AR runs of its own; the first one's speed-up is the benchmark's.
-    pub gammas: Vec<usize>,
+    pub gammas: Vec<Gamma>,
     /// Counted pairs for each γ, after a warm-up that is dropped.
     pub pairs: usize,
     /// The pairs take them in turn.
@@ -106,8 +107,9 @@ pub struct CountedRun {
 /// One γ's pairs. Ratios are medians over the pairs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ByGamma {
-    /// Proposed tokens of a cycle.
-    pub gamma: usize,
+    /// Proposed tokens of a cycle, or `auto`.
+    #[serde(serialize_with = "gamma")]
+    pub gamma: Gamma,
     /// Counted pairs.
     pub pairs: usize,
     /// Pairs whose two outputs were the same tokens; all of them, unless a device is inexact or a target accepts by lot.
@@ -188,7 +190,7 @@ pub async fn bench(bench: Bench<'_>, plan: &Plan, cancel: impl Future<Output = (
         }
         for at in 0..plan.gammas.len() {
             let mut runs = Vec::new();
-            for gamma in [0, plan.gammas[at]] {
+            for gamma in [Gamma::Fixed(0), plan.gammas[at]] {
                 (bench.progress)(done, total);
                 runs.push(run(&bench, plan, gamma, round, cancel.as_mut()).await?);
                 done += 1;
@@ -208,7 +210,7 @@ pub async fn bench(bench: Bench<'_>, plan: &Plan, cancel: impl Future<Output = (
 async fn run(
     bench: &Bench<'_>,
     plan: &Plan,
-    gamma: usize,
+    gamma: Gamma,
     round: usize,
     cancel: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Run, Error> {
@@ -241,6 +243,7 @@ impl Measured {
     async fn measure_around(&mut self, pair: &Pair, plan: &Plan, round: usize) {
         self.roofs.push(PairRoofs::measure(pair).await);
         for (at, &gamma) in plan.gammas.iter().enumerate() {
+            let Gamma::Fixed(gamma) = gamma else { continue };
             let (Ok(proposes), Ok(verifies)) = (self.echo.propose(gamma).await, self.echo.verify(gamma).await) else {
                 continue;
             };
@@ -289,7 +292,7 @@ impl Measured {
         PairRoofs { draft: side(|roofs| roofs.draft), target: side(|roofs| roofs.target) }
     }
 
-    fn by_gamma(&self, at: usize, gamma: usize) -> ByGamma {
+    fn by_gamma(&self, at: usize, gamma: Gamma) -> ByGamma {
         let pairs = &self.pairs[at];
         let ratios = |baseline: fn(&Run) -> Option<f64>| -> Vec<f64> {
             pairs
@@ -301,7 +304,10 @@ impl Measured {
         let mut acceptance = speculative::Acceptance::new();
         pairs.iter().for_each(|(_, speculative)| acceptance.merge(&speculative.acceptance));
         let decode = median(&forwards(pairs.iter().map(|(ar, _)| ar), 0));
-        let verify = median(&forwards(pairs.iter().map(|(_, speculative)| speculative), gamma));
+        let verify = match gamma {
+            Gamma::Fixed(gamma) => median(&forwards(pairs.iter().map(|(_, speculative)| speculative), gamma)),
+            Gamma::Auto => None,
+        };
         ByGamma {
             gamma,
             pairs: pairs.len(),
@@ -346,6 +352,14 @@ impl Measured {
             roof_bytes_per_s,
             bandwidth_utilisation: read_bytes_per_s.zip(roof_bytes_per_s).map(|(read, roof)| read / roof),
         }
+    }
+}
+
+/// A number, or `auto`.
+fn gamma<S: Serializer>(gamma: &Gamma, serializer: S) -> Result<S::Ok, S::Error> {
+    match gamma {
+        Gamma::Fixed(gamma) => serializer.serialize_u64(*gamma as u64),
+        Gamma::Auto => serializer.serialize_str("auto"),
     }
 }
 

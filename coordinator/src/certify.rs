@@ -9,7 +9,7 @@ mod summary;
 
 use proto::v1;
 use serde::{Deserialize, Serialize};
-use speculative::{Logprobs, Sampling, TokenId, gumbel};
+use speculative::{Logprobs, Sampling, TokenId, gumbel, policy::Gamma};
 use telemetry::Span;
 use tokio::task::JoinSet;
 
@@ -138,7 +138,8 @@ pub async fn certify(
     mut progress: impl FnMut(&str),
 ) -> Result<Certificate, Error> {
     let Plan { request, windows, sessions } = plan;
-    let request = Request { gamma: 0, top_logprobs: Some(Logprobs::MOST_TOP), stop: Vec::new(), ..request };
+    let request =
+        Request { gamma: Gamma::Fixed(0), top_logprobs: Some(Logprobs::MOST_TOP), stop: Vec::new(), ..request };
     progress("decoding one by one");
     let alone = Alone::decode(pair, &request, deadlines).await?;
     let replay = recorded.map(|recorded| alone.replay(recorded, &pair.target));

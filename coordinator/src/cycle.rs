@@ -14,7 +14,10 @@ use std::{
 
 use opentelemetry::{Array, Value, trace::SpanKind};
 use proto::v1;
-use speculative::{Acceptance, Logprobs, Sampling, TokenId, Verdict};
+use speculative::{
+    Acceptance, Logprobs, Sampling, TokenId, Verdict,
+    policy::{Gamma, Outlook},
+};
 use telemetry::{
     Span, TraceParent, Tracer, logs,
     names::{convention, event, span, spec},
@@ -41,8 +44,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// Tokens wanted beyond the prompt.
     pub max_tokens: usize,
-    /// Proposed tokens of a cycle; 0 is AR.
-    pub gamma: usize,
+    /// Proposed tokens of a cycle, or how they are chosen.
+    pub gamma: Gamma,
     /// The text ends before the first of these.
     pub stop: Vec<String>,
     /// With each token, its log-probability and those of this many likeliest; `None` asks for none.
@@ -100,7 +103,7 @@ impl Request {
             prompt,
             sampling,
             max_tokens: 256,
-            gamma: 0,
+            gamma: Gamma::Fixed(0),
             stop: Vec::new(),
             top_logprobs: None,
             parent: None,
@@ -169,11 +172,12 @@ impl Request {
         };
         within("max_tokens", self.max_tokens, (1, limits.max_output_tokens as usize), target)?;
         within("top_logprobs", self.top_logprobs.unwrap_or(0), (0, Logprobs::MOST_TOP), target)?;
-        within("gamma", self.gamma, (0, limits.max_gamma as usize), target)?;
+        let Gamma::Fixed(gamma) = self.gamma else { return Ok(()) };
+        within("gamma", gamma, (0, limits.max_gamma as usize), target)?;
         match &pair.draft {
             Some(draft) => {
                 let most = draft.description.limits.unwrap_or_default().max_gamma as usize;
-                within("gamma", self.gamma, (0, most), draft)
+                within("gamma", gamma, (0, most), draft)
             }
             None => Ok(()),
         }
@@ -211,6 +215,8 @@ struct Generation<'a> {
     cached_tokens: usize,
     cycles: Vec<Cycle>,
     acceptance: Acceptance,
+    /// What γ is chosen by, where it is chosen.
+    outlook: Outlook,
     /// How often the target was lost.
     failovers: u64,
 }
@@ -281,6 +287,7 @@ impl<'a> Generation<'a> {
             cached_tokens: 0,
             cycles: Vec::new(),
             acceptance: Acceptance::new(),
+            outlook: pair.outlook(),
             failovers: 0,
             request,
         }
@@ -289,7 +296,7 @@ impl<'a> Generation<'a> {
     /// Opens both sessions at the same time; the target's brings the first token.
     async fn prefill(&mut self) -> Step {
         self.prefill_span = self.span.child(span::PREFILL);
-        if let Some(draft) = self.pair.draft.clone().filter(|_| self.request.gamma > 0) {
+        if let Some(draft) = self.pair.draft.clone().filter(|_| !self.request.gamma.is_ar()) {
             let call = self.open(&self.prefill_span);
             // A prompt that the draft does not take leaves nothing for it to propose.
             if call.open.tokens.len() <= draft.description.limits.unwrap_or_default().max_prompt_tokens as usize {
@@ -350,7 +357,11 @@ impl<'a> Generation<'a> {
         let Some(mut draft) = self.draft.take() else {
             return Vec::new();
         };
-        let gamma = self.request.gamma.min(wanted - 1).min(draft.room(base_len));
+        let most = (wanted - 1).min(draft.room(base_len));
+        let gamma = match self.request.gamma {
+            Gamma::Fixed(gamma) => gamma.min(most),
+            Gamma::Auto => self.outlook.gamma(most.min(self.pair.most_gamma())),
+        };
         cycle.wanted = gamma;
         let mut proposal = Vec::new();
         if gamma > 0 {
@@ -389,6 +400,9 @@ impl<'a> Generation<'a> {
             draft.learn(proposal.len(), verdict.accepted, cycle.target.round_trip());
         }
         cycle.end(proposal.len(), verdict.accepted);
+        let observed = cycle.observed();
+        self.outlook.learn(&observed);
+        self.pair.learn(&observed);
         self.cycle_span = cycle.tell(self.committed.len(), &self.roofs);
         self.cycles.push(cycle);
         stop
@@ -458,7 +472,7 @@ impl<'a> Generation<'a> {
             record::record_content(&mut self.span, &self.request, self.pair, &text, stop_reason);
         }
         Ok(Run {
-            gamma: self.request.gamma,
+            policy: self.request.gamma,
             sampling: self.request.sampling,
             prompt: self.request.prompt,
             text,

@@ -1,11 +1,18 @@
 //! Who draft and target are, and whether they fit together.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use proto::v1::{
     self, DescribeRequest, DescribeResponse, Role, TokenizerRequest, model_service_client::ModelServiceClient,
 };
-use speculative::roofline::Roofs;
+use speculative::{
+    policy::{Observed, Outlook},
+    roofline::Roofs,
+};
+use telemetry::Distance;
 use tokenizer::Tokenizer;
 use tokio::{task, time};
 use tonic::{Status, transport::Channel};
@@ -48,6 +55,8 @@ pub struct Service {
     pub channel: Channel,
     /// Its answer to `Describe`.
     pub description: DescribeResponse,
+    /// How much farther away than it is it was made.
+    pub distance: Distance,
     /// All places where it is served.
     pub(crate) replicas: Replicas,
 }
@@ -64,7 +73,7 @@ impl Service {
 
     async fn first(side: &'static str, replicas: Replicas, measure_roofs: bool) -> Result<Self, Error> {
         let (url, channel, description) = replicas.first(measure_roofs).await?;
-        Ok(Self { url, side, channel, description, replicas })
+        Ok(Self { url, side, channel, description, distance: replicas.distance(), replicas })
     }
 
     /// Has the service measure its roofs, which it does when no session is open. `None` where it cannot say.
@@ -162,6 +171,8 @@ pub struct Pair {
     pub target: Service,
     /// The target's tokenizer.
     pub tokenizer: Tokenizer,
+    /// What the cycles of all requests have shown so far.
+    outlook: Arc<Mutex<Outlook>>,
 }
 
 impl Pair {
@@ -203,7 +214,7 @@ impl Pair {
         }
         target.supported(Role::Target)?;
         let tokenizer = target.tokenizer().await?;
-        Ok(Self { draft, target, tokenizer })
+        Ok(Self { draft, target, tokenizer, outlook: Arc::default() })
     }
 
     /// Has both services measure their roofs, one after the other. One that does not answer stays as it was described.
@@ -216,6 +227,22 @@ impl Pair {
     /// The same target without its draft.
     pub fn without_draft(&self) -> Self {
         Self { draft: None, ..self.clone() }
+    }
+
+    /// The most tokens that a cycle may propose, by the services' limits.
+    pub fn most_gamma(&self) -> usize {
+        let most = |service: &Service| service.description.limits.unwrap_or_default().max_gamma as usize;
+        self.draft.as_ref().map_or(0, most).min(most(&self.target))
+    }
+
+    /// What a request can go by from its first cycle on.
+    pub(crate) fn outlook(&self) -> Outlook {
+        self.outlook.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a cycle into account for the requests to come.
+    pub(crate) fn learn(&self, cycle: &Observed) {
+        self.outlook.lock().unwrap_or_else(PoisonError::into_inner).learn(cycle);
     }
 }
 

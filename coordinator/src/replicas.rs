@@ -16,7 +16,7 @@ use std::{
 };
 
 use proto::v1::{DescribeResponse, Role};
-use telemetry::tls::ClientTls;
+use telemetry::{Distance, tls::ClientTls};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -50,6 +50,20 @@ pub struct Access {
     /// Whether a target whose arithmetic is another may go on with a session where none with the same is left. The output
     /// may differ then from what one target would have given, and the run says so.
     pub inexact_failover: bool,
+    /// How much farther than it is the draft is made.
+    pub draft_distance: Distance,
+    /// The same of the target.
+    pub target_distance: Distance,
+}
+
+impl Access {
+    fn distance(&self, side: &str) -> Distance {
+        match side {
+            "draft" => self.draft_distance,
+            "target" => self.target_distance,
+            _ => Distance::default(),
+        }
+    }
 }
 
 /// All replicas of one side. Cheap to clone.
@@ -59,6 +73,7 @@ pub(crate) struct Replicas(Arc<Inner>);
 struct Inner {
     side: &'static str,
     addresses: Vec<Address>,
+    distance: Distance,
     /// Whether a target with another arithmetic may take over where none with the same is left.
     inexact_failover: bool,
     /// What the others must equal to take over a session.
@@ -109,7 +124,7 @@ pub(crate) struct Placed {
 
 /// A connection to the one service at `url`.
 pub(crate) async fn channel(side: &'static str, url: &str, access: &Access) -> Result<Channel, Error> {
-    let places = Address::new(side, url, access.tls.as_ref())?.places().await;
+    let places = Address::new(side, url, access)?.places().await;
     places.first().map(Place::channel).ok_or_else(|| {
         let status = Box::new(Status::unavailable("its name resolves to no address"));
         Error::Unreachable { side, url: url.to_owned(), status }
@@ -119,11 +134,17 @@ pub(crate) async fn channel(side: &'static str, url: &str, access: &Access) -> R
 impl Replicas {
     /// The replicas at `urls`, separated by commas.
     pub(crate) fn new(side: &'static str, urls: &str, access: &Access) -> Result<Self, Error> {
-        let address = |url: &str| Address::new(side, url.trim(), access.tls.as_ref());
+        let address = |url: &str| Address::new(side, url.trim(), access);
         let addresses = urls.split(',').map(address).collect::<Result<_, _>>()?;
         let inexact_failover = access.inexact_failover;
         let (replicas, resolved) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self(Arc::new(Inner { side, addresses, inexact_failover, identity: OnceLock::new(), replicas, resolved })))
+        let (distance, identity) = (access.distance(side), OnceLock::new());
+        Ok(Self(Arc::new(Inner { side, addresses, distance, inexact_failover, identity, replicas, resolved })))
+    }
+
+    /// How much farther away than they are they were made.
+    pub(crate) fn distance(&self) -> Distance {
+        self.0.distance
     }
 
     /// The first that answers, in the order of the addresses. The others must equal it from now on.
@@ -182,9 +203,10 @@ impl Replicas {
 
     /// The same addresses, for whoever is there now.
     pub(crate) fn anew(&self) -> Self {
-        let Inner { side, ref addresses, inexact_failover, .. } = *self.0;
+        let Inner { side, ref addresses, distance, inexact_failover, .. } = *self.0;
         let (identity, replicas, resolved) = (OnceLock::new(), Mutex::default(), tokio::sync::Mutex::default());
-        Self(Arc::new(Inner { side, addresses: addresses.clone(), inexact_failover, identity, replicas, resolved }))
+        let addresses = addresses.clone();
+        Self(Arc::new(Inner { side, addresses, distance, inexact_failover, identity, replicas, resolved }))
     }
 
     /// A place for a session on the least loaded replica that is there and fits, but for those at `avoided`.

@@ -36,6 +36,7 @@ use proto::v1::{
     DescribeResponse,
     generation_service_server::{self, GenerationServiceServer},
 };
+use speculative::policy::Gamma;
 use telemetry::{
     Tracer,
     connections::Door,
@@ -63,7 +64,7 @@ use refusal::Refusal;
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Proposed tokens of a cycle where the request does not say; 0 is AR.
-    pub gamma: usize,
+    pub gamma: Gamma,
     /// Connections open at once, at each door.
     pub max_connections: usize,
     /// Of these, from one IP address.

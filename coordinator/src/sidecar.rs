@@ -10,7 +10,10 @@ use std::{
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use speculative::roofline::{Placement, Roofs};
+use speculative::{
+    policy::Gamma,
+    roofline::{Placement, Roofs},
+};
 
 use crate::{
     Error, Pair, Service,
@@ -207,7 +210,10 @@ impl Regime {
 fn extra(phase: &str, outcome: &Outcome, total: &Total, pair: &Pair) -> Value {
     let first = outcome.by_gamma.first();
     let speculative = phase == "decode-speculative";
-    let gamma = first.filter(|_| speculative).map_or(0, |by| by.gamma);
+    let gamma = first.filter(|_| speculative).map_or(json!(0), |by| match by.gamma {
+        Gamma::Fixed(gamma) => json!(gamma),
+        Gamma::Auto => json!("auto"),
+    });
     let tokens_per_s = match speculative {
         true => first.and_then(|by| by.output_tokens_per_sec),
         false => outcome.ar.output_tokens_per_sec,

@@ -59,6 +59,12 @@ fn a_value_out_of_range_ends_with_status_2_and_says_what_is_allowed() {
         ("--draft-deadline", "0s", "above 0"),
         ("--draft-deadline", "5", "250ms"),
         ("--target-deadline", "2 years", "1day"),
+        ("--emulate-rtt", "2ms", "draft=… or target=…"),
+        ("--emulate-rtt", "client=2ms", "draft=… or target=…"),
+        ("--emulate-rtt", "draft=2", "250ms"),
+        ("--emulate-jitter", "target=", "250ms"),
+        ("--emulate-bandwidth", "draft=10", "10mbit"),
+        ("--emulate-bandwidth", "draft=0.5kbit", "1kbit to 1000gbit"),
     ] {
         outrider(&["generate", "ROMEO:", flag, value]).failed(2, &[flag, value, "allowed", allowed]);
     }
@@ -76,7 +82,9 @@ fn a_value_out_of_range_ends_with_status_2_and_says_what_is_allowed() {
 
 #[test]
 fn a_command_line_that_makes_no_sense_ends_with_status_2() {
-    let cases: [(&[&str], &[&str]); 10] = [
+    let jitter = ["generate", "ROMEO:", "--emulate-rtt", "draft=2ms", "--emulate-jitter", "draft=3ms"];
+    let cases: [(&[&str], &[&str]); 11] = [
+        (&jitter, &["draft=3ms", "draft=2ms", "allowed: up to that"]),
         (&["generate", "ROMEO:", "--system", "Be brief."], &["--chat"]),
         (&["generate", "ROMEO:", "--speed", "9"], &["--speed"]),
         (&["generate", "ROMEO:", "JULIET:"], &["JULIET:"]),
@@ -159,6 +167,9 @@ fn the_help_of_each_command_names_each_of_its_flags() {
         "--record-content",
         "--trace-cycles",
         "--log-format",
+        "--emulate-rtt",
+        "--emulate-jitter",
+        "--emulate-bandwidth",
     ];
     let pair = [&pair[..], &trust].concat();
     let models = ["--draft-model", "--target-model", "--draft-device", "--target-device", "--synthetic-acceptance"];

@@ -254,12 +254,12 @@ pub fn tokens(prompt: &str) -> Vec<TokenId> {
 
 /// What to generate.
 pub fn request(prompt: &str, sampling: Sampling, max_tokens: usize, gamma: usize) -> Request {
-    Request { max_tokens, gamma, ..Request::new(tokens(prompt), sampling) }
+    Request { max_tokens, gamma: gamma.into(), ..Request::new(tokens(prompt), sampling) }
 }
 
 /// The same request for the target alone.
 pub fn alone(request: &Request) -> Request {
-    Request { gamma: 0, ..request.clone() }
+    Request { gamma: 0.into(), ..request.clone() }
 }
 
 /// Generates with patience.

@@ -16,6 +16,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use speculative::policy::Gamma;
 use telemetry::Tracer;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -36,7 +37,7 @@ use crate::cluster::{LONG, PATIENT, within};
 
 /// A service that lets everything through that a test needs.
 pub const CONFIG: Config = Config {
-    gamma: 4,
+    gamma: Gamma::Fixed(4),
     max_connections: 1024,
     max_connections_per_peer: 1024,
     header_timeout: LONG,

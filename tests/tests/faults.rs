@@ -343,8 +343,8 @@ async fn the_limit_of_sessions_holds_and_sessions_are_freed() {
     let (few, fewer) = (limited(EmbeddedModel::Target, 2), limited(EmbeddedModel::Draft, 1));
     let embedded = Embedded::with(Node::draft(fewer.clone()), Node::target(few.clone())).await;
     let asked = request("ROMEO:", sampled(0.8, 31), 1500, 4);
-    let long = |gamma| {
-        let (pair, asked) = (embedded.pair.clone(), Request { gamma, ..asked.clone() });
+    let long = |gamma: usize| {
+        let (pair, asked) = (embedded.pair.clone(), Request { gamma: gamma.into(), ..asked.clone() });
         tokio::spawn(async move { run(&pair, &asked).await })
     };
     let (drafted, undrafted) = (long(4), long(0));

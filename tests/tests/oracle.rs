@@ -16,7 +16,7 @@ async fn equals_ar(base: Request, gammas: &[usize]) {
     assert_eq!(alone.acceptance.proposed(), 0);
     for &gamma in gammas {
         let what = format!("γ = {gamma}, {:?}, prompt of {}", base.sampling, base.prompt.len());
-        let speculative = run(&pair.pair, &Request { gamma, ..base.clone() }).await;
+        let speculative = run(&pair.pair, &Request { gamma: gamma.into(), ..base.clone() }).await;
         assert_same(&speculative, &alone, &what);
         assert!(speculative.acceptance.accepted() > 0, "{what}: nothing was accepted");
         let mut emitted = 1;
@@ -144,7 +144,7 @@ async fn a_stop_string_ends_both_at_the_same_token() {
         assert_eq!(alone.token_ids.len(), ends + length, "the completing token is the last");
         assert_eq!(alone.stop_reason, StopReason::Stop);
         for gamma in [1, 3, 8, 16] {
-            let speculative = run(&embedded.pair, &Request { gamma, ..base.clone() }).await;
+            let speculative = run(&embedded.pair, &Request { gamma: gamma.into(), ..base.clone() }).await;
             assert_same(&speculative, &alone, &format!("γ = {gamma}, stop at {ends}"));
         }
     }

@@ -77,7 +77,7 @@ async fn equals_ar(wide: GgmlDType, down: GgmlDType, dtype: &str) {
         let alone = run(&pair.pair, &alone(&base)).await;
         assert_eq!(alone.token_ids.len(), TOKENS);
         for gamma in gammas {
-            let speculative = run(&pair.pair, &Request { gamma, ..base.clone() }).await;
+            let speculative = run(&pair.pair, &Request { gamma: gamma.into(), ..base.clone() }).await;
             assert_same(&speculative, &alone, &format!("{wide:?} and {down:?}, γ {gamma}, {sampling:?}"));
             assert!(speculative.acceptance.acceptance_rate().unwrap() > 0.2, "the draft still foresees the target");
         }

@@ -47,7 +47,7 @@ fn pair_of_files() -> Option<Models> {
 
 async fn tokens(pair: &Pair, prompt: &str, sampling: Sampling, gamma: usize, max_tokens: usize) -> (Vec<u32>, f64) {
     let prompt = encode(&pair.tokenizer, prompt).expect("the prompt is encoded");
-    let request = Request { max_tokens, gamma, ..Request::new(prompt, sampling) };
+    let request = Request { max_tokens, gamma: gamma.into(), ..Request::new(prompt, sampling) };
     let deadlines = Deadlines { draft: Duration::from_secs(60), draft_adapts: false, target: Duration::from_secs(60) };
     let tracer = Tracer::off();
     let run = generate(pair, request, deadlines, &tracer, |_| {}, std::future::pending()).await;

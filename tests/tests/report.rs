@@ -6,7 +6,7 @@ use coordinator::report::{median, median_interval};
 use outrider_tests::processes::Outrider;
 use serde_json::Value;
 
-const REPORT: [&str; 27] = [
+const REPORT: [&str; 29] = [
     "phase",
     "draft_params",
     "target_params",
@@ -34,6 +34,8 @@ const REPORT: [&str; 27] = [
     "sampling",
     "windows",
     "models",
+    "emulated",
+    "gamma_policy",
 ];
 
 /// A cycle's parts and their sum.

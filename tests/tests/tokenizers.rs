@@ -33,7 +33,7 @@ async fn an_end_token_ends_both_at_the_same_token() {
         assert_eq!((alone.token_ids.len(), alone.token_ids.last()), (ends + 1, Some(&end.into())));
         assert_eq!((alone.stop_reason, alone.stop_reason.as_str()), (StopReason::Eos, "eos"));
         for gamma in [1, 3, 8, 16] {
-            let speculative = run(&embedded.pair, &Request { gamma, ..asked.clone() }).await;
+            let speculative = run(&embedded.pair, &Request { gamma: gamma.into(), ..asked.clone() }).await;
             assert_same(&speculative, &alone, &format!("γ = {gamma}, end at {ends}"));
             let mut counted = Acceptance::new();
             speculative.cycles.iter().for_each(|cycle| counted.record(cycle.gamma, cycle.accepted));

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Args, builder::ArgPredicate};
-use speculative::{Penalties, Sampling};
+use speculative::{Penalties, Sampling, policy::Gamma};
 use telemetry::{
     logs,
     tls::{ClientFiles, ClientTls},
@@ -12,11 +12,13 @@ use telemetry::{
 
 use crate::{Access, Deadlines, TraceCycles};
 
+mod emulation;
 #[cfg(feature = "embedded")]
 mod models;
 mod serve;
 mod trace;
 
+use emulation::EmulationArgs;
 #[cfg(feature = "embedded")]
 pub(super) use models::{ModelArgs, Workload};
 pub(super) use serve::ServeArgs;
@@ -34,9 +36,10 @@ pub(super) struct GenerateArgs {
     #[arg(value_name = "PROMPT", default_value = "-")]
     pub(super) prompt: String,
 
-    /// Tokens that the draft proposes in a cycle, 0 to 32; 0 decodes with the target alone
-    #[arg(long, value_name = "N", default_value = "4", allow_negative_numbers = true, value_parser = whole::<u32>(0..=32))]
-    pub(super) gamma: u32,
+    /// Tokens that the draft proposes in a cycle, 0 to 32; 0 decodes with the target alone, auto has each cycle choose what
+    /// promises most
+    #[arg(long, value_name = "N|auto", default_value = "auto", allow_negative_numbers = true)]
+    pub(super) gamma: Gamma,
 
     /// Decode with the target alone, the same as --gamma 0
     #[arg(long, conflicts_with = "gamma")]
@@ -86,9 +89,9 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["draft", "target", "draft_model", "target_model"])]
     pub(super) workload: Option<Workload>,
 
-    /// The γ to measure, each 1 to 32; the first one's speed-up is the benchmark's
-    #[arg(long, value_name = "N,N,…", default_value = "4,2,8", default_value_if("workload", ArgPredicate::IsPresent, "4"), value_delimiter = ',', allow_negative_numbers = true, value_parser = whole::<u32>(1..=32))]
-    pub(super) gamma: Vec<u32>,
+    /// The γ to measure, each 1 to 32 or auto; the first one's speed-up is the benchmark's
+    #[arg(long, value_name = "N,N,…", default_value = "4,2,8", default_value_if("workload", ArgPredicate::IsPresent, "4"), value_delimiter = ',', allow_negative_numbers = true, value_parser = some_gamma)]
+    pub(super) gamma: Vec<Gamma>,
 
     /// Counted pairs of an AR and a speculative run for each γ, after one that is dropped
     #[arg(long, value_name = "N", default_value = "15", allow_negative_numbers = true, value_parser = whole::<u32>(1..=10_000))]
@@ -268,6 +271,9 @@ pub(super) struct ServiceArgs {
     #[command(flatten)]
     trust: TrustArgs,
 
+    #[command(flatten)]
+    pub(super) emulation: EmulationArgs,
+
     #[cfg(feature = "embedded")]
     #[command(flatten)]
     pub(super) models: ModelArgs,
@@ -299,7 +305,7 @@ impl TrustArgs {
 
 impl ServiceArgs {
     pub(super) fn access(&self) -> Result<Access, UnusableFiles> {
-        Ok(Access { tls: self.trust.tls()?, inexact_failover: self.allow_inexact_failover })
+        Ok(Access { tls: self.trust.tls()?, inexact_failover: self.allow_inexact_failover, ..Access::default() })
     }
 
     pub(super) fn deadlines(&self) -> Deadlines {
@@ -314,6 +320,11 @@ fn whole<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result
         let value = value.and_then(|value| T::try_from(value).ok());
         value.ok_or_else(|| format!("allowed: a whole number, {} to {}", range.start(), range.end()))
     }
+}
+
+fn some_gamma(text: &str) -> Result<Gamma, String> {
+    let gamma = text.parse().ok().filter(|gamma: &Gamma| !gamma.is_ar());
+    gamma.ok_or_else(|| "allowed: a whole number, 1 to 32, or auto".to_owned())
 }
 
 fn threads(text: &str) -> Result<NonZeroUsize, String> {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::Context;
-use speculative::TokenId;
+use speculative::{TokenId, policy::Gamma};
 use telemetry::{TraceFile, logs};
 use tokio::{signal, time};
 
@@ -38,8 +38,8 @@ pub(super) use trace::{explain, trace};
 
 pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn", args.services.log_format);
-    let gamma = if args.ar { 0 } else { args.gamma as usize };
-    let place = Place::of(&args.services, gamma > 0);
+    let gamma = if args.ar { Gamma::Fixed(0) } else { args.gamma };
+    let place = Place::of(&args.services, !gamma.is_ar());
     let prompt = match args.prompt.as_str() {
         "-" => read_prompt()?,
         prompt => prompt.to_owned(),
@@ -98,8 +98,8 @@ async fn write_text(
     let mut end = if run.stop_reason == StopReason::Cancelled { End::Interrupted } else { End::Done };
     // A pair in this process is the demonstration: its summary sets the target alone beside the run.
     let mut alone = None;
-    if !json && connected.is_embedded() && request.gamma > 0 && end == End::Done {
-        let run = self::run(connected, services, Request { gamma: 0, ..request }, |_| {}).await?;
+    if !json && connected.is_embedded() && !request.gamma.is_ar() && end == End::Done {
+        let run = self::run(connected, services, Request { gamma: Gamma::Fixed(0), ..request }, |_| {}).await?;
         match run.stop_reason {
             StopReason::Cancelled => end = End::Interrupted,
             StopReason::Stop | StopReason::Eos | StopReason::Length => alone = Some(run),

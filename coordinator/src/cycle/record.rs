@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use speculative::{
     Acceptance, Logprobs, Sampling, TokenId,
+    policy::{Drafted, Gamma, Observed},
     roofline::{Placement, Roofs, Work},
 };
 use telemetry::{
@@ -166,6 +167,23 @@ impl Cycle {
         self.wall.saturating_sub(legs)
     }
 
+    /// What it shows of the times to come.
+    pub(super) fn observed(&self) -> Observed {
+        let drafted = |leg: Leg| Drafted {
+            compute_s: leg.compute.as_secs_f64(),
+            around_s: (leg.network + leg.queue).as_secs_f64(),
+            waited_s: leg.round_trip().as_secs_f64(),
+        };
+        Observed {
+            gamma: self.gamma,
+            accepted: self.accepted,
+            draft: self.draft.filter(|_| self.gamma > 0).map(drafted),
+            verify_s: self.target.compute.as_secs_f64(),
+            batch_rows: 1 + self.gamma + self.target.others_rows as usize,
+            around_s: (self.target.queue + self.target.network + self.coordinator()).as_secs_f64(),
+        }
+    }
+
     /// Ends the cycle.
     pub(super) fn end(&mut self, gamma: usize, accepted: usize) {
         (self.gamma, self.accepted) = (gamma, accepted);
@@ -252,8 +270,8 @@ impl StopReason {
 /// A finished run.
 #[derive(Debug)]
 pub struct Run {
-    /// Proposed tokens of a cycle, as asked for; 0 is AR.
-    pub gamma: usize,
+    /// Proposed tokens of a cycle, as asked for.
+    pub policy: Gamma,
     /// The prompt's tokens.
     pub prompt: Vec<TokenId>,
     /// How tokens were chosen, the seed included.
@@ -285,6 +303,25 @@ pub struct Run {
 }
 
 impl Run {
+    /// Whether a draft was to propose.
+    pub fn is_drafted(&self) -> bool {
+        !self.policy.is_ar()
+    }
+
+    /// The γ that was asked for, and where each cycle chose its own the median of those.
+    pub fn gamma(&self) -> usize {
+        let Gamma::Auto = self.policy else { return self.policy.most() };
+        let mut gammas: Vec<usize> = self.cycles.iter().map(|cycle| cycle.wanted).collect();
+        gammas.sort_unstable();
+        gammas.get(gammas.len() / 2).copied().unwrap_or(0)
+    }
+
+    /// The most that a cycle proposed, or was to.
+    pub fn most_gamma(&self) -> usize {
+        let wanted = self.cycles.iter().map(|cycle| cycle.wanted).max().unwrap_or(0);
+        if self.policy == Gamma::Auto { wanted } else { self.policy.most() }
+    }
+
     /// Tokens after the first over the sum of the cycles' wall; `None` without a whole cycle.
     pub fn output_tokens_per_s(&self) -> Option<f64> {
         self.rate(self.cycles.iter().map(|cycle| cycle.wall).sum())
@@ -329,9 +366,10 @@ pub(super) fn describe_request(span: &mut Span, request: &Request, pair: &Pair, 
     }
     span.set(convention::REQUEST_SEED, request.sampling.seed as i64);
     span.set(convention::USAGE_INPUT_TOKENS, request.prompt.len() as i64);
-    span.set(spec::GAMMA, request.gamma as i64);
+    span.set(spec::GAMMA, request.gamma.most().min(pair.most_gamma()) as i64);
+    span.set(spec::GAMMA_POLICY, request.gamma.policy());
     let keys = [roofline::DRAFT_ROOF_FLOPS, roofline::DRAFT_ROOF_BYTES, roofline::DRAFT_ROOF_MEMORY];
-    describe_roofs(span, keys, roofs.draft.filter(|_| request.gamma > 0));
+    describe_roofs(span, keys, roofs.draft.filter(|_| !request.gamma.is_ar()));
     let keys = [roofline::TARGET_ROOF_FLOPS, roofline::TARGET_ROOF_BYTES, roofline::TARGET_ROOF_MEMORY];
     describe_roofs(span, keys, roofs.target);
 }

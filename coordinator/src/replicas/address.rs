@@ -6,6 +6,7 @@ use std::{
 };
 
 use telemetry::{
+    Distance,
     channel::{self, bare},
     server::KEEPALIVE,
     tls::ClientTls,
@@ -13,6 +14,7 @@ use telemetry::{
 use tokio::net::lookup_host;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use super::Access;
 use crate::Error;
 
 /// An address as it was given.
@@ -24,6 +26,7 @@ pub(super) struct Address {
     endpoint: Endpoint,
     /// For https.
     tls: Option<ClientTls>,
+    distance: Distance,
 }
 
 /// A place that an address stands for.
@@ -32,11 +35,12 @@ pub(super) struct Place {
     endpoint: Endpoint,
     /// The host that it must prove to be, where that is asked.
     proof: Option<(String, ClientTls)>,
+    distance: Distance,
 }
 
 impl Address {
-    /// The address in `url`, http://HOST:PORT or https://HOST:PORT; the latter needs `tls`.
-    pub(super) fn new(side: &'static str, url: &str, tls: Option<&ClientTls>) -> Result<Self, Error> {
+    /// The address in `url`, http://HOST:PORT or https://HOST:PORT; the latter needs TLS.
+    pub(super) fn new(side: &'static str, url: &str, access: &Access) -> Result<Self, Error> {
         let bad = |problem: &str| Error::Address { side, url: url.to_owned(), problem: problem.to_owned() };
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(&error.to_string()))?;
         let uri: &Uri = endpoint.uri();
@@ -44,14 +48,14 @@ impl Address {
         let Some(host) = host.filter(|_| ["http", "https"].contains(&scheme)).map(bare) else {
             return Err(bad("it is not an http or https URL"));
         };
-        let tls = tls.filter(|_| scheme == "https").cloned();
+        let tls = access.tls.clone().filter(|_| scheme == "https");
         if scheme == "https" && tls.is_none() {
             return Err(bad("https needs --ca, the authorities whose services are believed"));
         }
         let Some(port) = uri.port_u16().filter(|&port| port != 0) else {
             return Err(bad("it has no port from 1 to 65535"));
         };
-        Ok(Self { url: url.to_owned(), host, port, endpoint: tuned(endpoint), tls })
+        Ok(Self { url: url.to_owned(), host, port, endpoint: tuned(endpoint), tls, distance: access.distance(side) })
     }
 
     /// Whether the host is a name, which may stand for other addresses later.
@@ -63,7 +67,7 @@ impl Address {
     pub(super) async fn places(&self) -> Vec<Place> {
         let place = |url, endpoint| {
             let proof = self.tls.clone().map(|tls| (self.host.clone(), tls));
-            Place { url, endpoint, proof }
+            Place { url, endpoint, proof, distance: self.distance }
         };
         if !self.is_name() {
             return vec![place(self.url.clone(), self.endpoint.clone())];
@@ -89,7 +93,7 @@ impl Address {
 impl Place {
     /// A connection that is made when it is first used and again whenever it is lost.
     pub(super) fn channel(&self) -> Channel {
-        channel::lazily(&self.endpoint, self.proof.clone())
+        channel::distant(&self.endpoint, self.proof.clone(), self.distance)
     }
 }
 

@@ -4,7 +4,10 @@ use std::fmt::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 use proto::v1::{DescribeResponse, Load, Roofs};
-use speculative::roofline::{self, Placement, Work};
+use speculative::{
+    policy::Gamma,
+    roofline::{self, Placement, Work},
+};
 
 use super::{Breakdown, Link, Report, Roofline, Synthetic, Theory};
 use crate::{Service, bench, pairing};
@@ -64,6 +67,9 @@ fn write_summary(
     }
     let target = &report.models.target;
     writeln!(out, "target {}, {} on {}", target.name, target.dtype, target.device)?;
+    if let Some(emulated) = &report.emulated {
+        writeln!(out, "{}", emulated.sentence())?;
+    }
     synthetic(out, report.synthetic.as_ref())?;
     if let Some((ar, theory)) = ar {
         let speedup = report.output_tokens_per_sec.zip(ar.output_tokens_per_sec).map(|(fast, slow)| fast / slow);
@@ -202,8 +208,8 @@ fn write_benchmark(out: &mut String, paint: &Paint, outcome: &bench::Outcome) ->
         let interval = by.speedup_interval.map(|[low, high]| format!("[{low:.2}, {high:.2}]")).unwrap_or_default();
         writeln!(
             out,
-            "γ {:<3} {:>10}  {:<23}  {:<9}  {:<7}  {:<5} {:<5} {:<13}  {} of {}",
-            by.gamma,
+            "γ {:<4}{:>10}  {:<23}  {:<9}  {:<7}  {:<5} {:<5} {:<13}  {} of {}",
+            by.gamma.to_string(),
             number(by.output_tokens_per_sec),
             format!("{} {interval}", number(by.speedup)),
             number(by.speedup_at_target),
@@ -215,13 +221,19 @@ fn write_benchmark(out: &mut String, paint: &Paint, outcome: &bench::Outcome) ->
             by.pairs,
         )?;
     }
-    let last = |mode: &str, gamma: usize| {
-        let run = outcome.runs.iter().rev().find(|run| run.mode == mode && run.report.gamma == gamma);
+    let last = |mode: &str, is: &dyn Fn(&Report) -> bool| {
+        let run = outcome.runs.iter().rev().find(|run| run.mode == mode && is(&run.report));
         run.map(|run| &run.report)
     };
     let first = outcome.by_gamma.first().map(|by| by.gamma);
-    if let Some((ar, speculative)) = last("ar", 0).zip(first.and_then(|gamma| last("speculative", gamma))) {
-        writeln!(out, "the last pair of γ {}, means over its cycles:", speculative.gamma)?;
+    let of_first = |report: &Report| match first {
+        Some(Gamma::Fixed(gamma)) => report.gamma_policy == "fixed" && report.gamma == gamma,
+        Some(Gamma::Auto) => report.gamma_policy == "auto",
+        None => false,
+    };
+    if let Some((ar, speculative)) = last("ar", &|_| true).zip(last("speculative", &of_first)) {
+        let gamma = first.map(|gamma| gamma.to_string()).unwrap_or_default();
+        writeln!(out, "the last pair of γ {gamma}, means over its cycles:")?;
         cycle(out, paint, "speculative", &speculative.cycle.mean)?;
         cycle(out, paint, "AR", &ar.cycle.mean)?;
         legend(out, paint, &speculative.cycle.mean)?;

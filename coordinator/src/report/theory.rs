@@ -1,7 +1,10 @@
 //! What the cost model says of a pair of runs, beside what was measured.
 
 use serde::Serialize;
-use speculative::cost::{CycleTimes, expected_tokens, expected_tokens_constant};
+use speculative::{
+    cost::{CycleTimes, expected_tokens, expected_tokens_constant},
+    policy::Gamma,
+};
 
 use super::median;
 use crate::{Cycle, Run};
@@ -34,14 +37,15 @@ pub struct Theory {
 }
 
 impl Theory {
-    /// From AR runs and speculative runs with the same γ; `None` where either has no whole cycle of its kind.
+    /// From AR runs and speculative runs with the same γ; `None` where either has no whole cycle of its kind, or where each cycle
+    /// chose its own.
     pub fn of<'a>(
         ar: impl IntoIterator<Item = &'a Run>,
         speculative: impl IntoIterator<Item = &'a Run>,
     ) -> Option<Self> {
         let ar: Vec<&Cycle> = ar.into_iter().flat_map(|run| &run.cycles).collect();
         let speculative: Vec<&Run> = speculative.into_iter().collect();
-        let gamma = speculative.first()?.gamma;
+        let Gamma::Fixed(gamma) = speculative.first()?.policy else { return None };
         let whole: Vec<&Cycle> =
             speculative.iter().flat_map(|run| &run.cycles).filter(|cycle| cycle.gamma == gamma).collect();
 

@@ -136,7 +136,7 @@ fn summary(model: &str, model_fingerprint: &str, totals: &Totals) -> Summary {
         completion_tokens: totals.completion_tokens as u32,
         cached_tokens: totals.cached_tokens as u32,
         time_to_first_token_s: totals.time_to_first_token.map(|time| time.as_secs_f64()),
-        speculative_decoding: (totals.gamma > 0).then(|| SpeculativeDecoding {
+        speculative_decoding: totals.drafted.then(|| SpeculativeDecoding {
             num_spec_tokens: totals.gamma as u32,
             num_spec_steps: acceptance.drafts(),
             num_draft_tokens: acceptance.proposed(),

@@ -213,7 +213,7 @@ impl Metrics {
         self.drafts.inc_by(run.acceptance.drafts());
         self.draft_tokens.inc_by(run.acceptance.proposed());
         self.accepted_tokens.inc_by(run.acceptance.accepted());
-        for position in 0..run.gamma {
+        for position in 0..run.most_gamma() {
             let reached = run.cycles.iter().filter(|cycle| cycle.accepted > position).count();
             let position = Position { position: position as u32 };
             self.accepted_per_position.get_or_create(&position).inc_by(reached as u64);

@@ -204,6 +204,8 @@ struct PromptDetails {
 /// What all choices of a request add up to; they share the prompt.
 #[derive(Clone, Debug)]
 pub(super) struct Totals {
+    /// Whether a draft was to propose, and the most that it was to.
+    pub(super) drafted: bool,
     pub(super) gamma: usize,
     pub(super) prompt_tokens: usize,
     pub(super) completion_tokens: usize,
@@ -219,7 +221,8 @@ pub(super) struct Totals {
 
 impl Totals {
     pub(super) fn of(runs: &[Run]) -> Self {
-        let gamma = runs.first().map_or(0, |run| run.gamma);
+        let drafted = runs.first().is_some_and(Run::is_drafted);
+        let gamma = runs.iter().map(Run::most_gamma).max().unwrap_or(0);
         let mut acceptance = Acceptance::new();
         runs.iter().for_each(|run| acceptance.merge(&run.acceptance));
         let mut acceptance_histogram = vec![0; gamma + 1];
@@ -227,6 +230,7 @@ impl Totals {
             acceptance_histogram[cycle.accepted] += 1;
         }
         Self {
+            drafted,
             gamma,
             prompt_tokens: runs.first().map_or(0, |run| run.prompt.len()),
             completion_tokens: runs.iter().map(|run| run.token_ids.len()).sum(),
@@ -289,8 +293,8 @@ struct SpeculativeDecoding {
 impl Metrics {
     /// Of all choices together.
     pub(super) fn of(totals: Totals, runs: Vec<Run>) -> Self {
-        let Totals { gamma, acceptance, acceptance_histogram, time_to_first_token, exact, .. } = totals;
-        let speculative_decoding = (gamma > 0).then(|| SpeculativeDecoding {
+        let Totals { drafted, gamma, acceptance, acceptance_histogram, time_to_first_token, exact, .. } = totals;
+        let speculative_decoding = drafted.then(|| SpeculativeDecoding {
             mean_acceptance_length: acceptance.mean_acceptance_length(),
             draft_acceptance_rate: acceptance.acceptance_rate(),
             acceptance_histogram,
@@ -301,7 +305,7 @@ impl Metrics {
             acceptance_per_position: acceptance.survival(),
         });
         let cycles: Vec<_> = runs.into_iter().flat_map(|run| run.cycles).collect();
-        let cycle = Breakdowns::over(&cycles, gamma > 0);
+        let cycle = Breakdowns::over(&cycles, drafted);
         let time_to_first_token_s = time_to_first_token.map(|time| time.as_secs_f64());
         Self { speculative_decoding, cycle, time_to_first_token_s, inexact_failover: !exact }
     }

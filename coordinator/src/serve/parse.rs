@@ -4,7 +4,7 @@ use std::fmt;
 
 use proto::v1::{ChatMessage, Conversation, GenerateRequest, TokenIds, generate_request::Input};
 use serde_json::{Value, json};
-use speculative::{Logprobs, Penalties, Sampling, TokenId};
+use speculative::{Logprobs, Penalties, Sampling, TokenId, policy::Gamma};
 use tokenizer::Message;
 
 use super::{Config, Refusal, fields::Fields};
@@ -154,11 +154,10 @@ pub(super) fn message(message: GenerateRequest, pair: &Pair, config: &Config, ra
             (Endpoint::Chat, converse(&messages, pair, "conversation")?, "conversation")
         }
     };
-    let most_gamma = most_gamma(pair) as usize;
     let unasked = unasked_tokens(endpoint, pair, prompt.len()) as u32;
     let request = Request {
         max_tokens: message.max_tokens.unwrap_or(unasked) as usize,
-        gamma: message.gamma.map_or(config.gamma.min(most_gamma), |gamma| gamma as usize),
+        gamma: message.gamma.map_or(unasked_gamma(pair, config), |gamma| Gamma::Fixed(gamma as usize)),
         stop: message.stop,
         top_logprobs: message.top_logprobs.map(|top| top as usize),
         ..Request::new(prompt, sampling)
@@ -284,10 +283,19 @@ fn stop(fields: Fields<'_>) -> Result<Vec<String>, Refusal> {
 }
 
 /// Where the request does not say, the service's own, as far as the services take it.
-fn gamma(fields: Fields<'_>, pair: &Pair, config: &Config) -> Result<usize, Refusal> {
-    let most = most_gamma(pair);
-    let gamma = fields.whole("gamma", 0..=most)?;
-    Ok(gamma.map_or(config.gamma.min(most as usize), |gamma| gamma as usize))
+fn gamma(fields: Fields<'_>, pair: &Pair, config: &Config) -> Result<Gamma, Refusal> {
+    if fields.get("gamma").and_then(Value::as_str) == Some("auto") {
+        return Ok(Gamma::Auto);
+    }
+    let gamma = fields.whole("gamma", 0..=pair.most_gamma() as u64)?;
+    Ok(gamma.map_or(unasked_gamma(pair, config), |gamma| Gamma::Fixed(gamma as usize)))
+}
+
+fn unasked_gamma(pair: &Pair, config: &Config) -> Gamma {
+    match config.gamma {
+        Gamma::Fixed(gamma) => Gamma::Fixed(gamma.min(pair.most_gamma())),
+        Gamma::Auto => Gamma::Auto,
+    }
 }
 
 /// A chat asks for log-probabilities and says of how many tokens, a completion does both with one number.
@@ -302,12 +310,6 @@ fn top_logprobs(fields: Fields<'_>, endpoint: Endpoint) -> Result<Option<usize>,
             (false, Some(_)) => Err(fields.refuse("top_logprobs", "0 or null, unless logprobs is true")),
         },
     }
-}
-
-/// The largest γ that both services take.
-fn most_gamma(pair: &Pair) -> u64 {
-    let draft = pair.draft.as_ref().map_or(0, |draft| draft.description.limits.unwrap_or_default().max_gamma);
-    limit(pair, |limits| limits.max_gamma).min(draft.into())
 }
 
 fn prompt(fields: Fields<'_>, pair: &Pair) -> Result<Vec<TokenId>, Refusal> {

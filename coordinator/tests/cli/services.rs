@@ -67,7 +67,8 @@ fn a_request_over_a_services_limit_names_the_field_the_limit_and_the_service() {
     );
     let few = ["--max-tokens", "10"];
     generate(&draft, &target, &[]).failed(1, &["max_tokens is 256", "1 to 100", "target", &target]);
-    generate(&draft, &target, &few).failed(1, &["gamma is 4", "0 to 2", "draft", &draft]);
+    generate(&draft, &target, &[&few[..], &["--gamma", "4"]].concat())
+        .failed(1, &["gamma is 4", "0 to 2", "draft", &draft]);
     generate(&draft, &target, &["--gamma", "9", "--max-tokens", "10"])
         .failed(1, &["gamma is 9", "0 to 8", "target", &target]);
     let long = ["generate", "ROMEO, O ROMEO", "--draft", &draft, "--target", &target, "--max-tokens", "10"];

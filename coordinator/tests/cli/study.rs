@@ -19,10 +19,10 @@ fn generate(flags: &[&str]) -> Value {
 #[test]
 fn a_target_that_accepts_by_lot_gives_its_own_tokens_and_the_drafts() {
     let alone = generate(&["--ar"]);
-    let none = generate(&["--synthetic-acceptance", "0"]);
+    let none = generate(&["--synthetic-acceptance", "0", "--gamma", "4"]);
     assert_eq!((&none["token_ids"], none["conditional_acceptance"].as_f64()), (&alone["token_ids"], Some(0.0)));
     let pair = ["--draft-model", "embedded:target", "--target-model", "embedded:draft"];
-    let all = generate(&[&pair[..], &["--synthetic-acceptance", "1"]].concat());
+    let all = generate(&[&pair[..], &["--synthetic-acceptance", "1", "--gamma", "4"]].concat());
     assert_eq!(all["conditional_acceptance"], 1.0);
     assert_eq!((all["draft_params"].as_u64(), all["target_params"].as_u64()), (Some(11_483_136), Some(1_071_872)));
     assert_ne!(all["token_ids"], generate(&[&pair[..], &["--ar"]].concat())["token_ids"]);

@@ -11,6 +11,7 @@
 //! - [`Acceptance`]: what the cycles of a run add up to
 //! - [`SyntheticAcceptance`]: proposals accepted by lot, so that costs can be studied without models that agree
 //! - [`cost`]: what a cycle ought to yield, and at which distance it stops paying
+//! - [`policy`]: how many tokens to propose
 //! - [`roofline`]: where a forward pass stands on its device
 //! - [`philox`], [`portable`]: the counter-based generator, and `ln`, `exp` and the normal distribution's quantiles
 
@@ -18,6 +19,7 @@ mod acceptance;
 pub mod cost;
 mod logprobs;
 pub mod philox;
+pub mod policy;
 pub mod portable;
 pub mod roofline;
 mod sampling;

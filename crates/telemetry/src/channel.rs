@@ -11,7 +11,7 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::tls::ClientTls;
+use crate::{Distance, tls::ClientTls};
 
 /// A connection in the clear or an encrypted one.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -21,16 +21,29 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// A channel to `endpoint` whose connection is made when it is first used and again whenever it is lost. With `proof` the
 /// other side must prove to be that host. Must be called within a tokio runtime, which drives the connection.
 pub fn lazily(endpoint: &Endpoint, proof: Option<(String, ClientTls)>) -> Channel {
-    endpoint.connect_with_connector_lazy(tower::service_fn(move |uri| connect(uri, proof.clone())))
+    distant(endpoint, proof, Distance::default())
 }
 
-async fn connect(uri: Uri, proof: Option<(String, ClientTls)>) -> io::Result<TokioIo<Box<dyn Stream>>> {
+/// The same to a server that is farther away than it is.
+pub fn distant(endpoint: &Endpoint, proof: Option<(String, ClientTls)>, distance: Distance) -> Channel {
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |uri| connect(uri, proof.clone(), distance)))
+}
+
+async fn connect(
+    uri: Uri,
+    proof: Option<(String, ClientTls)>,
+    distance: Distance,
+) -> io::Result<TokioIo<Box<dyn Stream>>> {
     let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
     let host = uri.host().map(bare).ok_or(io::ErrorKind::InvalidInput)?;
     let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(default_port))).await?;
     stream.set_nodelay(true)?;
+    let stream: Box<dyn Stream> = match distance.is_none() {
+        true => Box::new(stream),
+        false => Box::new(distance.add(stream).await?),
+    };
     Ok(TokioIo::new(match proof {
-        None => Box::new(stream),
+        None => stream,
         Some((host, tls)) => Box::new(tls.connect(&host, stream).await?),
     }))
 }

@@ -10,12 +10,13 @@
 //! - [`metrics`]: counters, gauges and histograms, to be scraped and over OTLP.
 //! - [`names`]: names of spans, attributes, events and metrics.
 //! - [`server`]: health, reflection, graceful stop.
-//! - [`channel`]: gRPC to a server; [`connections`]: which ones a server accepts; [`tls`]: encrypted ones; [`http`]: HTTP over them.
+//! - [`channel`]: gRPC to a server, from as far away as a [`Distance`] says; [`connections`]: which ones a server accepts; [`tls`]: encrypted ones; [`http`]: HTTP over them.
 //! - [`watched`]: files that are read again when they change.
 
 mod background;
 pub mod channel;
 pub mod connections;
+mod distance;
 mod export;
 pub mod http;
 pub mod logs;
@@ -28,6 +29,7 @@ mod trace_file;
 mod tracer;
 pub mod watched;
 
+pub use distance::Distance;
 pub use otlp::ExportError;
 pub use trace_file::TraceFile;
 pub use tracer::{Reference, Span, TraceParent, Tracer};

@@ -94,6 +94,8 @@ pub mod spec {
     pub const CYCLE: &str = "outrider.spec.cycle";
     /// Tokens proposed.
     pub const GAMMA: &str = "outrider.spec.gamma";
+    /// How γ is chosen: fixed or auto. With auto the γ of the request is the most that a cycle may propose.
+    pub const GAMMA_POLICY: &str = "outrider.spec.gamma_policy";
     /// Tokens accepted.
     pub const ACCEPTED: &str = "outrider.spec.accepted";
     /// Cycles of a request.

@@ -2,7 +2,10 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_rustls::{
     TlsAcceptor, TlsConnector,
     client::TlsStream as ClientStream,
@@ -128,7 +131,11 @@ impl ClientTls {
     ///
     /// # Errors
     /// A host that is neither, or a server that is not believed.
-    pub async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<ClientStream<TcpStream>> {
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        host: &str,
+        stream: S,
+    ) -> io::Result<ClientStream<S>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         TlsConnector::from(self.0.current()).connect(name, stream).await
     }

@@ -70,11 +70,12 @@ fn assert_root(root: &Stored, report: &Value) {
         convention::USAGE_INPUT_TOKENS,
         convention::USAGE_OUTPUT_TOKENS,
         spec::GAMMA,
+        spec::GAMMA_POLICY,
         spec::CYCLES,
         spec::PROPOSED_TOKENS,
         spec::ACCEPTED_TOKENS,
     ];
-    let sides = if report["gamma"] == 0 { &["target"][..] } else { &["draft", "target"] };
+    let sides = if report["draft_params"].is_null() { &["target"][..] } else { &["draft", "target"] };
     let roof =
         |side| ["flops", "bytes", "memory_bytes"].map(|of| format!("outrider.roofline.{side}.roof_{of}_per_second"));
     let roofs: Vec<String> = sides.iter().flat_map(roof).collect();
@@ -89,7 +90,11 @@ fn assert_root(root: &Stored, report: &Value) {
     assert_eq!(root.int("gen_ai.usage.input_tokens"), report["prefill_ctx"]);
     assert_eq!(root.int("gen_ai.usage.output_tokens"), report["tokens_emitted"]);
     assert_eq!(root.texts("gen_ai.response.finish_reasons"), [report["stop_reason"].as_str().expect("a reason")]);
-    assert_eq!(root.int("outrider.spec.gamma"), report["gamma"]);
+    assert_eq!(root.text("outrider.spec.gamma_policy"), report["gamma_policy"].as_str().expect("a policy"));
+    match report["gamma_policy"] == "fixed" {
+        true => assert_eq!(root.int("outrider.spec.gamma"), report["gamma"]),
+        false => assert_eq!(root.int("outrider.spec.gamma"), 32),
+    }
 }
 
 /// One prefill of the coordinator's, with one of each service that took part; gives the number of spans.
@@ -100,7 +105,7 @@ fn assert_prefill(trace: &Trace, prefills: &[&Stored], report: &Value) -> usize 
     let mut of_services = trace.named(prefill, span::PREFILL);
     of_services.sort_by_key(|stored| stored.service.clone());
     let services: Vec<&str> = of_services.iter().map(|stored| stored.service.as_str()).collect();
-    match report["gamma"] == 0 {
+    match report["draft_params"].is_null() {
         true => assert_eq!(services, [service::TARGET]),
         false => assert_eq!(services, [service::DRAFT, service::TARGET]),
     }
@@ -291,7 +296,7 @@ fn assert_sums(cycles: &[&Stored], report: &Value) {
     if cycles.is_empty() {
         return;
     }
-    let drafted = report["gamma"] != 0;
+    let drafted = !report["draft_params"].is_null();
     let of_report = |value: &Value| value.as_f64().expect("a number");
     if drafted {
         assert_close(of_report(&report["avg_accepted_per_cycle"]), sum(spec::ACCEPTED) / n, "accepted");

@@ -3,6 +3,7 @@
 use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
+use speculative::policy::Gamma;
 use telemetry::{
     tls::{Protocol, ServerFiles, ServerTls},
     watched::UnusableFiles,
@@ -39,9 +40,10 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, env = "OUTRIDER_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
-    /// Tokens that the draft proposes in a cycle where the request does not say, 0 to 32; 0 decodes with the target alone
-    #[arg(long, env = "OUTRIDER_GAMMA", value_name = "N", default_value = "4", allow_negative_numbers = true, value_parser = whole::<u32>(0..=32))]
-    gamma: u32,
+    /// Tokens that the draft proposes in a cycle where the request does not say, 0 to 32; 0 decodes with the target alone,
+    /// auto has each cycle choose what promises most
+    #[arg(long, env = "OUTRIDER_GAMMA", value_name = "N|auto", default_value = "auto", allow_negative_numbers = true)]
+    gamma: Gamma,
 
     /// Serve the target alone, without a draft
     #[arg(long, conflicts_with = "gamma")]
@@ -100,7 +102,7 @@ impl ServeArgs {
 
     pub(in crate::cli) fn config(&self) -> Config {
         Config {
-            gamma: if self.ar { 0 } else { self.gamma as usize },
+            gamma: if self.ar { Gamma::Fixed(0) } else { self.gamma },
             max_connections: self.max_connections,
             max_connections_per_peer: self.max_connections_per_peer,
             header_timeout: self.header_timeout,

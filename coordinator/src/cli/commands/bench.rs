@@ -81,7 +81,7 @@ fn place(args: &BenchArgs) -> Place<'_> {
     #[cfg(feature = "embedded")]
     if let Some(workload) = args.workload {
         let models = workload.models(&args.services.models);
-        return Place::Here { models, threads: args.services.threads };
+        return Place::Here { models, services: &args.services };
     }
     Place::of(&args.services, true)
 }
@@ -92,7 +92,7 @@ fn plan(args: &BenchArgs, tokenizer: &Tokenizer) -> anyhow::Result<Plan> {
     #[cfg(not(feature = "embedded"))]
     let workload = None;
     Ok(Plan {
-        gammas: args.gamma.iter().map(|&gamma| gamma as usize).collect(),
+        gammas: args.gamma.clone(),
         pairs: args.pairs as usize,
         prompts: prompts(args, tokenizer)?,
         sampling: args.sampling.sampling(),

@@ -1,7 +1,5 @@
 //! The pair that a command talks to: at the addresses that were given, or in this process.
 
-#[cfg(feature = "embedded")]
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::{CommandFactory, error::ErrorKind};
@@ -39,7 +37,7 @@ const PATIENCE_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) enum Place<'a> {
     /// In this process.
     #[cfg(feature = "embedded")]
-    Here { models: Models, threads: Option<NonZeroUsize> },
+    Here { models: Models, services: &'a ServiceArgs },
     /// At addresses; without a draft for AR.
     Remote { draft: Option<&'a str>, target: &'a str, services: &'a ServiceArgs },
 }
@@ -60,15 +58,15 @@ impl<'a> Place<'a> {
     }
 
     #[cfg(feature = "embedded")]
-    fn here(args: &ServiceArgs, drafted: bool) -> Self {
+    fn here(args: &'a ServiceArgs, drafted: bool) -> Self {
         match args.models.models(drafted) {
-            Ok(models) => Self::Here { models, threads: args.threads },
+            Ok(models) => Self::Here { models, services: args },
             Err(problem) => usage(problem),
         }
     }
 
     #[cfg(not(feature = "embedded"))]
-    fn here(_args: &ServiceArgs, _drafted: bool) -> Self {
+    fn here(_args: &'a ServiceArgs, _drafted: bool) -> Self {
         usage("this build has no models of its own: --draft and --target are required")
     }
 }
@@ -79,7 +77,7 @@ impl Connected {
         let tracer = Tracer::recording(names::service::COORDINATOR, setup.trace_file.as_ref())?;
         match place {
             Place::Remote { draft, target, services } => {
-                let pair = remote(draft, target, &services.access()?, setup.patient).await?;
+                let pair = remote(draft, target, &distant(services, services.access()?), setup.patient).await?;
                 Ok(Self {
                     pair,
                     tracer,
@@ -88,10 +86,11 @@ impl Connected {
                 })
             }
             #[cfg(feature = "embedded")]
-            Place::Here { models, threads } => {
+            Place::Here { models, services } => {
                 let Setup { trace_file, measure_roofs, .. } = setup;
-                let embedded = Embedded::start(models, threads, trace_file).await?;
-                let mut pair = Pair::connect(embedded.draft_url(), embedded.target_url(), &Access::default()).await?;
+                let access = distant(services, Access::default());
+                let embedded = Embedded::start(models, services.threads, trace_file).await?;
+                let mut pair = Pair::connect(embedded.draft_url(), embedded.target_url(), &access).await?;
                 if measure_roofs || tracer.is_on() {
                     pair.measure_roofs().await;
                 }
@@ -136,6 +135,11 @@ async fn remote(draft: Option<&str>, target: &str, access: &Access, patient: boo
             done => return done,
         }
     }
+}
+
+/// From as far away as the flags say.
+fn distant(services: &ServiceArgs, access: Access) -> Access {
+    services.emulation.distant(access).unwrap_or_else(|problem| usage(&problem))
 }
 
 /// Ends the process as clap does for a wrong command line: status 2.

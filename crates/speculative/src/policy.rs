@@ -1,0 +1,368 @@
+//! How many tokens a cycle proposes.
+
+use std::{fmt, str::FromStr};
+
+#[cfg(test)]
+mod tests;
+
+/// Proposed tokens that any protocol allows.
+pub const MOST_GAMMA: usize = 32;
+
+/// How γ is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gamma {
+    /// The same in each cycle; 0 is AR.
+    Fixed(usize),
+    /// In each cycle the one that promises the most tokens in its time, by what an [`Outlook`] has seen.
+    Auto,
+}
+
+impl Gamma {
+    /// Whether nothing is ever proposed.
+    pub fn is_ar(self) -> bool {
+        self == Self::Fixed(0)
+    }
+
+    /// What kind it is of: fixed or auto.
+    pub fn policy(self) -> &'static str {
+        match self {
+            Self::Fixed(_) => "fixed",
+            Self::Auto => "auto",
+        }
+    }
+
+    /// The most that a cycle may propose.
+    pub fn most(self) -> usize {
+        match self {
+            Self::Fixed(gamma) => gamma,
+            Self::Auto => MOST_GAMMA,
+        }
+    }
+}
+
+impl From<usize> for Gamma {
+    fn from(gamma: usize) -> Self {
+        Self::Fixed(gamma)
+    }
+}
+
+impl fmt::Display for Gamma {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(gamma) => write!(f, "{gamma}"),
+            Self::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+impl FromStr for Gamma {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fixed = || text.parse().ok().filter(|gamma| *gamma <= MOST_GAMMA).map(Self::Fixed);
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => fixed().ok_or_else(|| format!("allowed: a whole number, 0 to {MOST_GAMMA}, or auto")),
+        }
+    }
+}
+
+/// What one cycle showed; times in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// Tokens that were proposed.
+    pub gamma: usize,
+    /// Tokens of them that were accepted.
+    pub accepted: usize,
+    /// The draft's part, where it proposed something.
+    pub draft: Option<Drafted>,
+    /// The target's forward pass and the choices from it.
+    pub verify_s: f64,
+    /// Rows of that pass, those of other sessions included.
+    pub batch_rows: usize,
+    /// All else on the way to a verdict: the network, the target's queue, the coordinator.
+    pub around_s: f64,
+}
+
+/// What the proposal of a cycle took; in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Drafted {
+    /// The draft's time for γ tokens.
+    pub compute_s: f64,
+    /// All else on the way: the network and the draft's queue.
+    pub around_s: f64,
+    /// How long the cycle waited for it: less than both where it was ready before it was asked for.
+    pub waited_s: f64,
+}
+
+/// The share of the newest cycle in what times are.
+const NEWEST_TIME: f64 = 1.0 / 16.0;
+
+/// A time counts as no more than so many times what was expected: a machine stalls now and then.
+const LONGEST_SURPRISE: f64 = 4.0;
+
+/// What of the past stays with each new cycle in what is accepted, and in what a pass takes.
+const MEMORY_ACCEPTANCE: f64 = 1.0 - 1.0 / 128.0;
+const MEMORY_VERIFY: f64 = 1.0 - 1.0 / 64.0;
+
+/// The chance of acceptance that is assumed before any is seen, and for how many proposals that counts.
+const PRIOR_ACCEPTANCE: f64 = 0.7;
+const PRIOR_PROPOSALS: f64 = 2.0;
+
+/// For how many proposals the acceptance of all places counts at each place of the window.
+const POOLED_PROPOSALS: f64 = 16.0;
+
+/// For how many passes the line through all passes counts at each number of rows.
+const LINE_PASSES: f64 = 8.0;
+
+/// What the first cycles propose, to see what each part costs.
+const FIRST_GAMMAS: [usize; 3] = [2, 0, 4];
+
+/// Another γ is tried when the time since the last trial is so many times what the trial is expected to lose.
+const TRIAL_SPACING: f64 = 100.0;
+
+/// Cycles between two trials, at least.
+const TRIAL_CYCLES: u64 = 16;
+
+/// What is known of draft, target and the links between, from the cycles that were seen: which γ promises most.
+///
+/// In DESIGN §8's words: argmax over g of E(g) / T(g), with E from the survival and T from the times as they are. It follows
+/// them as they change. What it does not use it would never see again, so another γ is tried now and then, as seldom as its
+/// expected loss asks for: all trials together cost about one hundredth of the time.
+#[derive(Clone, Debug)]
+pub struct Outlook {
+    cycles: u64,
+    /// Of each place of the window.
+    places: [Place; MOST_GAMMA],
+    verify: Verify,
+    /// Around the target's pass.
+    around_s: Average,
+    /// The draft's time for a token, and around all of them.
+    draft_step_s: Average,
+    draft_around_s: Average,
+    /// How much of a proposal's time is waited for.
+    waited: Average,
+    /// Sessions in a pass.
+    sessions: Average,
+    /// Since the last trial.
+    since_trial_s: f64,
+    since_trial: u64,
+    trials: u64,
+}
+
+/// Proposals at one place of the window that followed accepted ones, and those that were accepted themselves.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    reached: f64,
+    accepted: f64,
+}
+
+/// A mean that follows what it is of.
+#[derive(Clone, Copy, Debug, Default)]
+struct Average {
+    value: Option<f64>,
+    count: u64,
+}
+
+/// What a pass takes by its rows: a line through all, and what each number of rows is off it.
+#[derive(Clone, Debug)]
+struct Verify {
+    weight: f64,
+    rows: f64,
+    seconds: f64,
+    rows_rows: f64,
+    rows_seconds: f64,
+    /// By rows, from 1: what those passes took, and how many of them count.
+    beside: Vec<Beside>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Beside {
+    mean_s: f64,
+    passes: f64,
+}
+
+impl Default for Outlook {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Outlook {
+    /// Nothing was seen yet.
+    pub fn new() -> Self {
+        Self {
+            cycles: 0,
+            places: [Place::default(); MOST_GAMMA],
+            verify: Verify::new(),
+            around_s: Average::default(),
+            draft_step_s: Average::default(),
+            draft_around_s: Average::default(),
+            waited: Average::default(),
+            sessions: Average::default(),
+            since_trial_s: 0.0,
+            since_trial: 0,
+            trials: 0,
+        }
+    }
+
+    /// Takes a cycle into account.
+    pub fn learn(&mut self, cycle: &Observed) {
+        let Observed { gamma, accepted, draft, verify_s, batch_rows, around_s } = *cycle;
+        let gamma = gamma.min(MOST_GAMMA);
+        self.cycles += 1;
+        self.since_trial += 1;
+        self.since_trial_s += verify_s + around_s + draft.map_or(0.0, |draft| draft.waited_s);
+        self.verify.learn(batch_rows.max(1), verify_s);
+        self.around_s.learn(around_s);
+        self.sessions.learn(batch_rows.max(1) as f64 / (1 + gamma) as f64);
+        let Some(Drafted { compute_s, around_s, waited_s }) = draft.filter(|_| gamma > 0) else { return };
+        self.draft_step_s.learn(compute_s / gamma as f64);
+        self.draft_around_s.learn(around_s);
+        let whole_s = compute_s + around_s;
+        self.waited.learn(if whole_s > waited_s { waited_s / whole_s } else { 1.0 });
+        for (place, seen) in self.places[..gamma].iter_mut().enumerate().take(accepted + 1) {
+            seen.reached = MEMORY_ACCEPTANCE * seen.reached + 1.0;
+            seen.accepted = MEMORY_ACCEPTANCE * seen.accepted + f64::from(u8::from(place < accepted));
+        }
+    }
+
+    /// γ for the next cycle, up to `most`: the best, or another one to be tried.
+    pub fn gamma(&mut self, most: usize) -> usize {
+        let most = most.min(MOST_GAMMA);
+        if let Some(&first) = FIRST_GAMMAS.get(self.cycles as usize) {
+            return first.min(most);
+        }
+        let best = self.best(most);
+        if self.since_trial < TRIAL_CYCLES {
+            return best;
+        }
+        // Without a proposal nothing of the draft is seen; with one, its neighbours are.
+        let other = match (best, self.trials % 2) {
+            (0, _) => self.best_from(1.min(most), most),
+            (_, 0) => (best + best.div_ceil(2)).min(most),
+            (_, _) => best / 2,
+        };
+        let lost_s = self.cycle_s(other) * (1.0 - self.rate(other) / self.rate(best));
+        if other != best && self.since_trial_s >= TRIAL_SPACING * lost_s {
+            (self.since_trial, self.since_trial_s) = (0, 0.0);
+            self.trials += 1;
+            return other;
+        }
+        best
+    }
+
+    /// The γ, up to `most`, that promises the most tokens in its time.
+    pub fn best(&self, most: usize) -> usize {
+        self.best_from(0, most)
+    }
+
+    fn best_from(&self, least: usize, most: usize) -> usize {
+        let mut best = (least, self.rate(least));
+        for gamma in least + 1..=most {
+            let rate = self.rate(gamma);
+            if rate > best.1 {
+                best = (gamma, rate);
+            }
+        }
+        best.0
+    }
+
+    /// Tokens a second that γ promises.
+    fn rate(&self, gamma: usize) -> f64 {
+        self.expected_tokens(gamma) / self.cycle_s(gamma)
+    }
+
+    /// E(γ) = 1 + Σ survival(i).
+    pub fn expected_tokens(&self, gamma: usize) -> f64 {
+        let (reached, accepted) =
+            self.places.iter().fold((PRIOR_PROPOSALS, PRIOR_PROPOSALS * PRIOR_ACCEPTANCE), |sum, place| {
+                (sum.0 + place.reached, sum.1 + place.accepted)
+            });
+        let pooled = accepted / reached;
+        let mut survival = 1.0;
+        self.places[..gamma.min(MOST_GAMMA)].iter().fold(1.0, |expected, place| {
+            survival *= (place.accepted + POOLED_PROPOSALS * pooled) / (place.reached + POOLED_PROPOSALS);
+            expected + survival
+        })
+    }
+
+    /// T(γ): what a cycle takes, in seconds. A target that several sessions share verifies for all of them at once, and they
+    /// all choose alike.
+    fn cycle_s(&self, gamma: usize) -> f64 {
+        let rows = self.sessions.get() * (1 + gamma) as f64;
+        let draft_s = match gamma {
+            0 => 0.0,
+            _ => self.waited.get() * (self.draft_around_s.get() + gamma as f64 * self.draft_step_s.get()),
+        };
+        self.verify.seconds(rows) + self.around_s.get() + draft_s
+    }
+}
+
+impl Average {
+    fn learn(&mut self, newest: f64) {
+        self.count += 1;
+        let share = NEWEST_TIME.max(1.0 / self.count as f64);
+        self.value = Some(self.value.map_or(newest, |value| {
+            let most = if value > 0.0 { LONGEST_SURPRISE * value } else { newest };
+            value + share * (newest.min(most) - value)
+        }));
+    }
+
+    fn get(&self) -> f64 {
+        self.value.unwrap_or(0.0)
+    }
+}
+
+impl Verify {
+    fn new() -> Self {
+        Self { weight: 0.0, rows: 0.0, seconds: 0.0, rows_rows: 0.0, rows_seconds: 0.0, beside: Vec::new() }
+    }
+
+    fn learn(&mut self, rows: usize, seconds: f64) {
+        let expected = self.seconds(rows as f64);
+        let seconds = if expected > 0.0 { seconds.min(LONGEST_SURPRISE * expected) } else { seconds };
+        let x = rows as f64;
+        for (sum, newest) in [
+            (&mut self.weight, 1.0),
+            (&mut self.rows, x),
+            (&mut self.seconds, seconds),
+            (&mut self.rows_rows, x * x),
+            (&mut self.rows_seconds, x * seconds),
+        ] {
+            *sum = MEMORY_VERIFY * *sum + newest;
+        }
+        if rows > self.beside.len() {
+            self.beside.resize(rows, Beside::default());
+        }
+        for beside in &mut self.beside {
+            beside.passes *= MEMORY_VERIFY;
+        }
+        let beside = &mut self.beside[rows - 1];
+        beside.passes += 1.0;
+        beside.mean_s += (seconds - beside.mean_s) * NEWEST_TIME.max(1.0 / beside.passes);
+    }
+
+    /// What a pass of so many rows takes, in seconds.
+    fn seconds(&self, rows: f64) -> f64 {
+        if self.weight == 0.0 {
+            return 0.0;
+        }
+        let off = |rows: usize| {
+            let Beside { mean_s, passes } = self.beside.get(rows.max(1) - 1).copied().unwrap_or_default();
+            (mean_s - self.line(rows as f64)) * passes / (passes + LINE_PASSES)
+        };
+        let (below, between) = (rows.floor(), rows.fract());
+        let off = (1.0 - between) * off(below as usize) + between * off(below as usize + 1);
+        (self.line(rows) + off).max(0.0)
+    }
+
+    /// The least-squares line, which never falls.
+    fn line(&self, rows: f64) -> f64 {
+        let (mean_rows, mean_seconds) = (self.rows / self.weight, self.seconds / self.weight);
+        let variance = self.rows_rows / self.weight - mean_rows * mean_rows;
+        let covariance = self.rows_seconds / self.weight - mean_rows * mean_seconds;
+        let slope = if variance > 1e-9 { (covariance / variance).max(0.0) } else { 0.0 };
+        mean_seconds + slope * (rows - mean_rows)
+    }
+}

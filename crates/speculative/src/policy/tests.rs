@@ -1,0 +1,155 @@
+use super::*;
+use crate::cost::expected_tokens_constant;
+use crate::philox::philox4x32_10;
+
+/// A world in which cycles take what they take; times in units of a target's step.
+#[derive(Clone, Copy)]
+struct World {
+    a: f64,
+    step: f64,
+    rtt: f64,
+    /// A row more in the target's pass.
+    row: f64,
+    /// Other sessions, which choose as this one.
+    others: usize,
+}
+
+impl World {
+    fn verify(self, gamma: usize) -> f64 {
+        1.0 + self.row * ((1 + self.others) * (1 + gamma) - 1) as f64
+    }
+
+    fn cycle(self, gamma: usize) -> f64 {
+        let draft = if gamma > 0 { self.rtt + self.step * gamma as f64 } else { 0.0 };
+        self.verify(gamma) + draft
+    }
+
+    /// The best fixed γ and its tokens in a unit of time.
+    fn best(self) -> (usize, f64) {
+        let rate = |gamma: usize| expected_tokens_constant(self.a, gamma as u32) / self.cycle(gamma);
+        (0..=MOST_GAMMA)
+            .map(|gamma| (gamma, rate(gamma)))
+            .fold((0, 0.0), |best, next| if next.1 > best.1 { next } else { best })
+    }
+
+    /// Cycles that `outlook` chooses, until so many tokens are there; gives their rate.
+    fn run(self, outlook: &mut Outlook, tokens: usize, seed: u32) -> f64 {
+        let (mut emitted, mut time, mut drawn) = (0, 0.0, 0);
+        let mut chance = || {
+            drawn += 1;
+            f64::from(philox4x32_10([drawn, 0, 0, 0], [seed, 7])[0]) / f64::from(u32::MAX)
+        };
+        while emitted < tokens {
+            let gamma = outlook.gamma(MOST_GAMMA);
+            let accepted = (0..gamma).take_while(|_| chance() < self.a).count();
+            // Times that vary as those of a busy machine do.
+            let mut noisy = |time: f64| time * (0.9 + 0.2 * chance());
+            let (verify_s, compute_s, around_s) =
+                (noisy(self.verify(gamma)), noisy(self.step * gamma as f64), noisy(self.rtt));
+            let draft = (gamma > 0).then_some(Drafted { compute_s, around_s, waited_s: compute_s + around_s });
+            time += verify_s + draft.map_or(0.0, |draft| draft.waited_s);
+            emitted += accepted + 1;
+            let batch_rows = (1 + self.others) * (1 + gamma);
+            outlook.learn(&Observed { gamma, accepted, draft, verify_s, batch_rows, around_s: 0.0 });
+        }
+        emitted as f64 / time
+    }
+}
+
+const NEAR: World = World { a: 0.7, step: 0.1, rtt: 0.0, row: 0.03, others: 0 };
+
+#[test]
+fn it_finds_the_best_at_every_distance() {
+    for rtt in [0.0, 0.5, 1.0, 2.0, 4.0] {
+        for a in [0.5, 0.7, 0.9] {
+            let world = World { rtt, a, ..NEAR };
+            let rate = world.run(&mut Outlook::new(), 60_000, 1);
+            let (gamma, best) = world.best();
+            assert!(rate > 0.97 * best, "RTT {rtt}, a {a}: {rate} where γ {gamma} gives {best}");
+        }
+    }
+}
+
+/// From the first token on, with what it takes to find out.
+#[test]
+fn a_hopeless_draft_costs_next_to_nothing() {
+    for (a, rtt, step) in [(0.02, 0.0, 0.2), (0.02, 4.0, 0.2), (0.7, 8.0, 1.5)] {
+        let world = World { a, rtt, step, ..NEAR };
+        assert_eq!(world.best().0, 0);
+        let rate = world.run(&mut Outlook::new(), 4096, 2);
+        assert!(rate > 0.975, "a {a}, RTT {rtt}: {rate} of AR");
+    }
+}
+
+#[test]
+fn it_follows_what_changes() {
+    let mut outlook = Outlook::new();
+    let far = World { rtt: 6.0, a: 0.5, ..NEAR };
+    far.run(&mut outlook, 2000, 3);
+    assert_eq!(outlook.best(MOST_GAMMA), 0);
+    // The draft has come near: it is tried again, seldom, and then trusted.
+    NEAR.run(&mut outlook, 30_000, 4);
+    let rate = NEAR.run(&mut outlook, 4000, 5);
+    assert!(rate > 0.95 * NEAR.best().1, "{rate} of {}", NEAR.best().1);
+}
+
+/// Where the rows of many sessions fill a pass, each row costs.
+#[test]
+fn a_target_that_computes_for_many_gets_shorter_proposals() {
+    let gamma = |others| {
+        let world = World { row: 0.06, others, ..NEAR };
+        let mut outlook = Outlook::new();
+        let rate = world.run(&mut outlook, 8000, 6);
+        assert!(rate > 0.95 * world.best().1, "{others} others: {rate} of {}", world.best().1);
+        outlook.best(MOST_GAMMA)
+    };
+    let (alone, crowded) = (gamma(0), gamma(31));
+    assert!(crowded <= 1 && alone >= 3, "alone {alone}, crowded {crowded}");
+}
+
+#[test]
+fn survival_is_what_was_seen_and_beyond_it_what_was_seen_elsewhere() {
+    let mut outlook = Outlook::new();
+    let prior = outlook.expected_tokens(3);
+    assert!((prior - expected_tokens_constant(PRIOR_ACCEPTANCE, 3)).abs() < 1e-12);
+    for _ in 0..2000 {
+        outlook.learn(&Observed { gamma: 2, accepted: 2, draft: Some(Drafted::default()), ..Observed::default() });
+    }
+    assert!(outlook.expected_tokens(2) > 2.98 && outlook.expected_tokens(8) > 8.5);
+    for _ in 0..2000 {
+        outlook.learn(&Observed { gamma: 2, accepted: 1, draft: Some(Drafted::default()), ..Observed::default() });
+    }
+    let survival = [1, 2].map(|gamma| outlook.expected_tokens(gamma) - outlook.expected_tokens(gamma - 1));
+    assert!(survival[0] > 0.93 && survival[1] < 0.07, "{survival:?}");
+}
+
+#[test]
+fn nothing_but_a_bound_limits_it() {
+    let sure = World { a: 1.0, step: 0.0, row: 0.0, ..NEAR };
+    let mut outlook = Outlook::new();
+    sure.run(&mut outlook, 4000, 8);
+    assert!(outlook.best(MOST_GAMMA) > 24, "{}", outlook.best(MOST_GAMMA));
+    assert_eq!((outlook.best(5), outlook.best(0)), (5, 0));
+    for most in [5, 1, 0] {
+        assert!((0..100).all(|_| outlook.gamma(most) <= most), "{most}");
+    }
+    // A trial keeps to it too.
+    let hopeless = World { a: 0.0, ..NEAR };
+    hopeless.run(&mut outlook, 40_000, 9);
+    for _ in 0..1000 {
+        let gamma = outlook.gamma(0);
+        assert_eq!(gamma, 0);
+        outlook.learn(&Observed { verify_s: 1.0, batch_rows: 1, ..Observed::default() });
+    }
+}
+
+#[test]
+fn policies_have_names() {
+    for (text, gamma) in [("0", Gamma::Fixed(0)), ("32", Gamma::Fixed(32)), ("auto", Gamma::Auto)] {
+        assert_eq!(text.parse(), Ok(gamma));
+        assert_eq!(gamma.to_string(), text);
+    }
+    for wrong in ["33", "-1", "Auto", "", "4.0"] {
+        assert_eq!(wrong.parse::<Gamma>(), Err("allowed: a whole number, 0 to 32, or auto".to_owned()));
+    }
+}

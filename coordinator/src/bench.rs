@@ -22,6 +22,8 @@ use crate::{
 pub struct Plan {
     /// Each γ is measured against AR runs of its own; the first one's speed-up is the benchmark's.
     pub gammas: Vec<Gamma>,
+    /// Branches that the draft may draft ahead; 0 is none.
+    pub branches: usize,
     /// Counted pairs for each γ, after a warm-up that is dropped.
     pub pairs: usize,
     /// The pairs take them in turn.
@@ -216,8 +218,8 @@ async fn run(
 ) -> Result<Run, Error> {
     let prompt = plan.prompts[round % plan.prompts.len()].clone();
     let sampling = Sampling { seed: plan.sampling.seed.wrapping_add(round as u64), ..plan.sampling };
-    let Plan { max_tokens, trace_cycles, .. } = *plan;
-    let request = Request { max_tokens, gamma, trace_cycles, ..Request::new(prompt, sampling) };
+    let Plan { max_tokens, trace_cycles, branches, .. } = *plan;
+    let request = Request { max_tokens, gamma, branches, trace_cycles, ..Request::new(prompt, sampling) };
     generate(bench.pair, request, bench.deadlines, bench.tracer, |_| {}, cancel).await
 }
 

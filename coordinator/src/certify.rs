@@ -237,6 +237,7 @@ impl Alone {
             max_tokens: (self.tokens.len() - held) as u32,
             trace: None,
             top_logprobs: Some(Logprobs::MOST_TOP as u32),
+            branches: 0,
         };
         Call { open, deadline: None }
     }

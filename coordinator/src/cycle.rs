@@ -30,7 +30,7 @@ mod record;
 pub use record::{Cycle, Leg, Part, Run, StopReason};
 
 use crate::{
-    Deadlines, Error, Pair, PairRoofs,
+    AnticipationOutcome, Deadlines, Error, Pair, PairRoofs,
     link::{Call, DraftLink, Opening, TargetLink, Verified, trace_context},
     text::{Piece, Text},
 };
@@ -46,6 +46,8 @@ pub struct Request {
     pub max_tokens: usize,
     /// Proposed tokens of a cycle, or how they are chosen.
     pub gamma: Gamma,
+    /// Branches that the draft may draft ahead, for verdicts that are not there yet (DESIGN §6); 0 is none.
+    pub branches: usize,
     /// The text ends before the first of these.
     pub stop: Vec<String>,
     /// With each token, its log-probability and those of this many likeliest; `None` asks for none.
@@ -104,6 +106,7 @@ impl Request {
             sampling,
             max_tokens: 256,
             gamma: Gamma::Fixed(0),
+            branches: 0,
             stop: Vec::new(),
             top_logprobs: None,
             parent: None,
@@ -301,7 +304,7 @@ impl<'a> Generation<'a> {
             // A prompt that the draft does not take leaves nothing for it to propose.
             if call.open.tokens.len() <= draft.description.limits.unwrap_or_default().max_prompt_tokens as usize {
                 let target = self.pair.target.description.clone();
-                self.draft = Some(DraftLink::open(draft, target, call, self.deadlines));
+                self.draft = Some(DraftLink::open(draft, target, call, self.deadlines, self.request.branches));
             }
         }
         let call = self.open(&self.prefill_span);
@@ -368,6 +371,7 @@ impl<'a> Generation<'a> {
             let open = || self.open(&self.span);
             let proposed = draft.propose(cycle.number, &self.committed, gamma, open, &mut cycle.span).await;
             cycle.draft = proposed.leg;
+            cycle.anticipation = proposed.anticipation;
             proposal = proposed.tokens;
             if proposal.is_empty() {
                 cycle.span.set(spec::DRAFT_ABSENT, true);
@@ -401,6 +405,10 @@ impl<'a> Generation<'a> {
         }
         cycle.end(proposal.len(), verdict.accepted);
         let observed = cycle.observed();
+        if cycle.anticipation.is_some_and(|anticipation| anticipation.outcome != AnticipationOutcome::Miss) {
+            let usual_s = self.outlook.draft_s(proposal.len());
+            cycle.saved = Duration::from_secs_f64((usual_s - observed.waited_s).max(0.0));
+        }
         self.outlook.learn(&observed);
         self.pair.learn(&observed);
         self.cycle_span = cycle.tell(self.committed.len(), &self.roofs);
@@ -451,6 +459,7 @@ impl<'a> Generation<'a> {
             max_tokens: (self.longest - self.committed.len()) as u32,
             trace: trace_context(span),
             top_logprobs: self.request.top_logprobs.map(|top| top as u32),
+            branches: self.request.branches as u32,
         };
         Call { open, deadline: self.request.deadline }
     }

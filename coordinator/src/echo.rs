@@ -61,8 +61,13 @@ impl Echo {
         let mut client = DraftServiceClient::new(self.channel.clone());
         let answers = client.draft_session(ReceiverStream::new(outgoing)).await?.into_inner();
         let request = |cycle| {
-            let propose =
-                Propose { cycle, base_len: 300, tokens: vec![101; gamma + 1], gamma: gamma as u32, trace: None };
+            let propose = Propose {
+                cycle,
+                base_len: 300,
+                tokens: vec![101; gamma + 1],
+                gamma: gamma as u32,
+                ..Propose::default()
+            };
             DraftSessionRequest { message: Some(draft_session_request::Message::Propose(propose)) }
         };
         round_trips(&requests, answers, request).await
@@ -121,6 +126,7 @@ impl DraftService for Mirror {
                 base_len: propose.base_len,
                 tokens: vec![101; gamma],
                 confidences: vec![0.5; gamma],
+                id: 0,
                 cost: Some(cost()),
             }));
             Ok(DraftSessionResponse { message })

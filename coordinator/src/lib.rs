@@ -33,4 +33,5 @@ pub mod trace;
 
 pub use cycle::{Cycle, Leg, Part, Request, Run, StopReason, TraceCycles, generate, generate_paced};
 pub use error::Error;
+pub use link::{Anticipation, AnticipationOutcome};
 pub use pairing::{Access, Deadlines, Pair, PairRoofs, Service};

@@ -12,6 +12,7 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use draft::DraftLink;
+pub use draft::{Anticipation, AnticipationOutcome};
 pub(crate) use target::{Opening, TargetLink, Verified};
 
 use crate::Leg;

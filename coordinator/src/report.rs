@@ -1,5 +1,6 @@
 //! What a run was, with the keys of the MLPerf EDU `nanogpt-decode-spec` workload and what they leave out.
 
+mod anticipation;
 mod emulated;
 mod link;
 mod origin;
@@ -15,6 +16,7 @@ use speculative::{
     roofline::{Placement, Roofs, Work},
 };
 
+pub use anticipation::Anticipated;
 pub use emulated::{Emulated, EmulatedLink};
 pub use link::Link;
 pub use origin::{Model, Models, Sampling};
@@ -81,6 +83,8 @@ pub struct Report {
     pub time_to_first_token_s: Option<f64>,
     /// Where a cycle's time goes.
     pub cycle: Breakdowns,
+    /// What drafting ahead brought; `null` where nothing was.
+    pub anticipation: Option<Anticipated>,
     /// Where the forwards stand under the roofs.
     pub roofline: Rooflines,
     /// What was made for study; `null` where nothing was.
@@ -197,6 +201,7 @@ impl Report {
             acceptance_per_position: drafted.then(|| run.acceptance.survival()),
             time_to_first_token_s: run.time_to_first_token.map(|time| time.as_secs_f64()),
             cycle: Breakdowns::over(&run.cycles, drafted),
+            anticipation: Anticipated::over(&run.cycles),
             roofline: Rooflines::over(&run.cycles.iter().collect::<Vec<_>>(), roofs),
             synthetic: Synthetic::of(pair),
             text: run.text,
@@ -316,6 +321,8 @@ pub struct LimitsReport {
     pub max_prompt_tokens: u32,
     pub max_output_tokens: u32,
     pub max_gamma: u32,
+    /// Branches that a session of a draft may have drafted ahead; 0 where it drafts none.
+    pub max_branches: u32,
     pub queue_depth: u32,
     pub max_message_bytes: u32,
     pub kv_bytes: u64,
@@ -393,6 +400,7 @@ impl From<&Service> for ServiceReport {
                 max_prompt_tokens: limits.max_prompt_tokens,
                 max_output_tokens: limits.max_output_tokens,
                 max_gamma: limits.max_gamma,
+                max_branches: limits.max_branches,
                 queue_depth: limits.queue_depth,
                 max_message_bytes: limits.max_message_bytes,
                 kv_bytes: limits.kv_bytes,

@@ -65,6 +65,8 @@ use refusal::Refusal;
 pub struct Config {
     /// Proposed tokens of a cycle where the request does not say; 0 is AR.
     pub gamma: Gamma,
+    /// Branches that the draft may draft ahead for each choice; 0 is none.
+    pub branches: usize,
     /// Connections open at once, at each door.
     pub max_connections: usize,
     /// Of these, from one IP address.

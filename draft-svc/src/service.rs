@@ -1,6 +1,6 @@
 //! `DraftService`: decode → session → encode.
 
-use model::{Answer, AnswerError, DraftSession, Open, OpenError, Propose, Worker};
+use model::{Answer, AnswerError, Branch, DraftSession, Open, OpenError, Propose, Proposed, Worker};
 use proto::v1::{
     self, DraftSessionRequest, DraftSessionResponse, draft_service_server::DraftService, draft_session_request,
     draft_session_response,
@@ -54,12 +54,21 @@ impl Role for Drafting {
         self.0.base_len()
     }
 
+    async fn ahead(&mut self) -> Result<DraftSessionResponse, Status> {
+        let branch = self.0.ahead().await.map_err(|error| wire::failure_status(&error))?;
+        let Branch { id, parent, accepted, final_token, tokens, confidences, cost } = branch;
+        let cost = Some(wire::branch_cost(&cost));
+        let accepted = accepted as u32;
+        let branch = v1::Branch { id, parent, accepted, final_token, tokens, confidences, cost };
+        Ok(respond(draft_session_response::Message::Branch(branch)))
+    }
+
     async fn answer(
         &mut self,
         request: DraftSessionRequest,
         desk: &mut session::Desk,
     ) -> Result<Option<DraftSessionResponse>, Status> {
-        let v1::Propose { cycle, base_len, tokens, gamma, trace } = match request.message {
+        let v1::Propose { cycle, base_len, tokens, gamma, trace, branches, verifying } = match request.message {
             Some(draft_session_request::Message::Propose(propose)) => propose,
             Some(draft_session_request::Message::Open(_)) => return Err(session::opened_twice()),
             None => return Ok(None),
@@ -67,12 +76,20 @@ impl Role for Drafting {
         let Some(exchange) = desk.begin(span::PROPOSE, cycle, trace) else {
             return Ok(None);
         };
-        let message = Propose { base_len: base_len as usize, tokens, gamma: gamma as usize };
+        let message = Propose {
+            base_len: base_len as usize,
+            tokens,
+            gamma: gamma as usize,
+            verifying: verifying.map(|verifying| verifying.tokens),
+            branches: branches as usize,
+        };
         let message = match self.0.propose(message).await {
-            Ok(Answer { tokens, confidences, cost, .. }) => {
+            Ok(Proposed::Answer(Answer { tokens, confidences, cost, .. }, id)) => {
                 let cost = Some(exchange.cost(cost));
-                draft_session_response::Message::Proposal(v1::Proposal { cycle, base_len, tokens, confidences, cost })
+                let proposal = v1::Proposal { cycle, base_len, tokens, confidences, cost, id };
+                draft_session_response::Message::Proposal(proposal)
             }
+            Ok(Proposed::Adopted) => return Ok(None),
             Err(AnswerError::Refused(refusal)) => draft_session_response::Message::Rejected(exchange.refuse(refusal)),
             Err(AnswerError::Failed(error)) => {
                 exchange.fail(&error);

@@ -36,13 +36,15 @@ fn cycle(bencher: Bencher<'_, '_>, gamma: usize, top_logprobs: usize) {
         cached: 0,
         behind_rows: 0,
     };
-    let propose = Propose { cycle: 40, base_len: 3000, tokens: tokens.clone(), gamma: gamma as u32, trace: None };
+    let propose =
+        Propose { cycle: 40, base_len: 3000, tokens: tokens.clone(), gamma: gamma as u32, ..Propose::default() };
     let proposal = Proposal {
         cycle: 40,
         base_len: 3000,
         tokens: proposed.clone(),
         confidences: vec![0.5; gamma],
         cost: Some(cost),
+        id: 0,
     };
     let verify = Verify { cycle: 40, base_len: 3000, proposed, trace: None };
     let likeliest = TokenLogprobs {

@@ -1,5 +1,7 @@
 //! `TargetService`: decode → session → encode.
 
+use std::future;
+
 use model::{Answer, AnswerError, Open, OpenError, TargetSession, Verify, Worker};
 use proto::v1::{
     self, TargetSessionRequest, TargetSessionResponse, target_service_server::TargetService, target_session_request,
@@ -52,6 +54,10 @@ impl Role for Verifying {
 
     fn base_len(&self) -> usize {
         self.0.base_len()
+    }
+
+    async fn ahead(&mut self) -> Result<TargetSessionResponse, Status> {
+        future::pending().await
     }
 
     async fn answer(

@@ -38,6 +38,7 @@ use crate::cluster::{LONG, PATIENT, within};
 /// A service that lets everything through that a test needs.
 pub const CONFIG: Config = Config {
     gamma: Gamma::Fixed(4),
+    branches: 0,
     max_connections: 1024,
     max_connections_per_peer: 1024,
     header_timeout: LONG,

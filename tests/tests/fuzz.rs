@@ -87,6 +87,7 @@ fn message(dice: &mut Dice) -> Vec<u8> {
         max_tokens: dice.one_of(&number),
         trace: None,
         top_logprobs: Some(dice.one_of(&number)).filter(|_| dice.below(2) == 0),
+        branches: dice.one_of(&number),
     };
     let right = open(&tokens("ROMEO:"), sampled(0.8, 1), 40);
     let opening = if dice.below(2) == 0 { right } else { opening };
@@ -99,7 +100,7 @@ fn message(dice: &mut Dice) -> Vec<u8> {
         }
         2 => DraftSessionRequest { message: Some(draft_session_request::Message::Open(opening)) }.encode_to_vec(),
         3 => {
-            let propose = Propose { cycle, base_len, tokens: ids, gamma, trace: None };
+            let propose = Propose { cycle, base_len, tokens: ids, gamma, ..Propose::default() };
             DraftSessionRequest { message: Some(draft_session_request::Message::Propose(propose)) }.encode_to_vec()
         }
         _ => dice.bytes(200),

@@ -6,7 +6,7 @@ use coordinator::report::{median, median_interval};
 use outrider_tests::processes::Outrider;
 use serde_json::Value;
 
-const REPORT: [&str; 29] = [
+const REPORT: [&str; 30] = [
     "phase",
     "draft_params",
     "target_params",
@@ -36,6 +36,7 @@ const REPORT: [&str; 29] = [
     "models",
     "emulated",
     "gamma_policy",
+    "anticipation",
 ];
 
 /// A cycle's parts and their sum.

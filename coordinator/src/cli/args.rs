@@ -1,6 +1,6 @@
 //! The flags, with their ranges.
 
-use std::{num::NonZeroUsize, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, builder::ArgPredicate};
 use speculative::{Penalties, Sampling, policy::Gamma};
@@ -44,6 +44,9 @@ pub(super) struct GenerateArgs {
     /// Decode with the target alone, the same as --gamma 0
     #[arg(long, conflicts_with = "gamma")]
     pub(super) ar: bool,
+
+    #[command(flatten)]
+    pub(super) anticipate: AnticipateArgs,
 
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = whole::<u32>(1..=MOST_TOKENS))]
@@ -93,6 +96,9 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "N,N,…", default_value = "4,2,8", default_value_if("workload", ArgPredicate::IsPresent, "4"), value_delimiter = ',', allow_negative_numbers = true, value_parser = some_gamma)]
     pub(super) gamma: Vec<Gamma>,
 
+    #[command(flatten)]
+    pub(super) anticipate: AnticipateArgs,
+
     /// Counted pairs of an AR and a speculative run for each γ, after one that is dropped
     #[arg(long, value_name = "N", default_value = "15", allow_negative_numbers = true, value_parser = whole::<u32>(1..=10_000))]
     pub(super) pairs: u32,
@@ -115,6 +121,56 @@ pub(super) struct BenchArgs {
     /// Print one JSON object on standard output and nothing else
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct AnticipateArgs {
+    /// Have the draft go on while the target verifies, for the likeliest verdicts: so many proposals at once, 1 to 64, auto or
+    /// off. auto is 16 where draft and target are services, off where both compute in this process
+    #[arg(
+        long,
+        env = "OUTRIDER_ANTICIPATE",
+        value_name = "BRANCHES|auto|off",
+        default_value = "off",
+        allow_negative_numbers = true
+    )]
+    anticipate: Anticipate,
+}
+
+/// What drafting ahead may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Anticipate {
+    Auto,
+    Branches(usize),
+}
+
+/// Branches where nobody says how many, and the most that may be asked for.
+const USUAL_BRANCHES: usize = 16;
+const MOST_BRANCHES: usize = 64;
+
+impl FromStr for Anticipate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Branches(0)),
+            _ => whole(1..=MOST_BRANCHES as u64)(text)
+                .map(Self::Branches)
+                .map_err(|allowed| format!("{allowed}, auto or off")),
+        }
+    }
+}
+
+impl AnticipateArgs {
+    /// Branches for a pair that computes in this process or elsewhere.
+    pub(super) fn branches(self, is_embedded: bool) -> usize {
+        match self.anticipate {
+            Anticipate::Auto if is_embedded => 0,
+            Anticipate::Auto => USUAL_BRANCHES,
+            Anticipate::Branches(branches) => branches,
+        }
+    }
 }
 
 #[derive(Args, Debug)]

@@ -15,7 +15,7 @@ use telemetry::{
 };
 
 use super::Request;
-use crate::{Pair, PairRoofs};
+use crate::{Pair, PairRoofs, link::Anticipation};
 
 /// One side's part of a cycle, split so that `compute + queue + network` is its round trip.
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,6 +123,10 @@ pub struct Cycle {
     pub accepted: usize,
     /// The draft's part; `None` where it was not asked.
     pub draft: Option<Leg>,
+    /// What became of what was drafted ahead; `None` where nothing could be.
+    pub anticipation: Option<Anticipation>,
+    /// What that saved of the wait for a proposal, as proposals have taken so far.
+    pub saved: Duration,
     /// The target's part.
     pub target: Leg,
     /// The whole cycle.
@@ -140,6 +144,8 @@ impl Cycle {
             gamma: 0,
             accepted: 0,
             draft: None,
+            anticipation: None,
+            saved: Duration::ZERO,
             target: Leg::default(),
             wall: Duration::ZERO,
             span,
@@ -172,12 +178,13 @@ impl Cycle {
         let drafted = |leg: Leg| Drafted {
             compute_s: leg.compute.as_secs_f64(),
             around_s: (leg.network + leg.queue).as_secs_f64(),
-            waited_s: leg.round_trip().as_secs_f64(),
         };
         Observed {
             gamma: self.gamma,
             accepted: self.accepted,
-            draft: self.draft.filter(|_| self.gamma > 0).map(drafted),
+            // A late hit tells nothing of what the draft takes.
+            draft: self.draft.filter(|leg| self.gamma > 0 && !leg.compute.is_zero()).map(drafted),
+            waited_s: self.draft.filter(|_| self.gamma > 0).map_or(0.0, |leg| leg.round_trip().as_secs_f64()),
             verify_s: self.target.compute.as_secs_f64(),
             batch_rows: 1 + self.gamma + self.target.others_rows as usize,
             around_s: (self.target.queue + self.target.network + self.coordinator()).as_secs_f64(),

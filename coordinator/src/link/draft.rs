@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use proto::v1::{
-    self, DescribeResponse, DraftSessionRequest, DraftSessionResponse, Proposal, Propose,
+    self, Branch, DescribeResponse, DraftSessionRequest, DraftSessionResponse, Proposal, Propose,
     draft_service_client::DraftServiceClient, draft_session_request, draft_session_response,
 };
 use speculative::TokenId;
@@ -24,8 +24,11 @@ use tracing::Instrument;
 
 use super::{Call, Duplex, leg, trace_context};
 use crate::{Deadlines, Leg, Service, replicas::Placed};
+use ahead::Ahead;
+pub use ahead::{Anticipation, AnticipationOutcome};
 use patience::Patience;
 
+mod ahead;
 mod patience;
 
 /// The first pause before a lost session is reopened; it doubles with every failure.
@@ -42,6 +45,8 @@ pub(crate) struct DraftLink {
     state: State,
     /// Pause before the next attempt to reopen.
     pause: Duration,
+    /// Branches that the draft may draft ahead.
+    branches: usize,
 }
 
 enum State {
@@ -62,14 +67,25 @@ struct Stream {
     /// Committed tokens that the draft knows.
     known_len: usize,
     placed: Placed,
+    /// What it drafted ahead.
+    ahead: Ahead,
+}
+
+/// What settles a `Propose`.
+enum Come {
+    Proposal(Proposal),
+    /// Drafted ahead for the verdict that it told of.
+    Branch(Branch),
 }
 
 /// The unanswered `Propose`.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Asked {
     cycle: u64,
     base_len: usize,
     gamma: usize,
+    /// The tokens that it told were committed.
+    tokens: Vec<TokenId>,
 }
 
 /// What the draft proposed, and what that cost.
@@ -77,13 +93,23 @@ struct Asked {
 pub(crate) struct Proposed {
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) leg: Option<Leg>,
+    /// What became of what was drafted ahead, where something was.
+    pub(crate) anticipation: Option<Anticipation>,
 }
 
 impl DraftLink {
     /// Begins to open the session; [`DraftLink::opened`] waits for it.
-    pub(crate) fn open(service: Service, target: DescribeResponse, call: Call, deadlines: Deadlines) -> Self {
+    pub(crate) fn open(
+        service: Service,
+        target: DescribeResponse,
+        call: Call,
+        deadlines: Deadlines,
+        branches: usize,
+    ) -> Self {
         let state = State::Opening(tokio::spawn(open_stream(service.clone(), call).in_current_span()));
-        Self { service, target, patience: Patience::new(deadlines), state, pause: FIRST_PAUSE }
+        let most = service.description.limits.unwrap_or_default().max_branches as usize;
+        let branches = branches.min(most);
+        Self { service, target, patience: Patience::new(deadlines), state, pause: FIRST_PAUSE, branches }
     }
 
     /// Waits until the prefill is done, the attempt has failed, or `deadline` has passed.
@@ -126,43 +152,89 @@ impl DraftLink {
                 return Proposed::default();
             }
         };
-        let asked = Asked { cycle, base_len: committed.len(), gamma };
-        let propose = Propose {
+        let tokens = committed[stream.known_len..].to_vec();
+        let asked = Asked { cycle, base_len: committed.len(), gamma, tokens };
+        let foresaw = match stream.foreseen(&asked.tokens).await {
+            Ok(foreseen) => foreseen.map(|branch| self.honest_branch(&asked, branch)),
+            Err(status) => {
+                stream.placed.failed();
+                self.lost(&status, span);
+                return Proposed::default();
+            }
+        };
+        let (anticipated, rows) = (stream.ahead.is_expected(), stream.ahead.rows());
+        let mut propose = Propose {
             cycle,
             base_len: committed.len() as u32,
-            tokens: committed[stream.known_len..].to_vec(),
+            tokens: asked.tokens.clone(),
             gamma: gamma as u32,
-            trace: trace_context(span),
+            trace: None,
+            branches: self.branches as u32,
+            verifying: None,
         };
+        if let Some(Some(branch)) = foresaw {
+            let tokens = branch.tokens.clone();
+            propose.verifying = Some(v1::Verifying { tokens: tokens.clone() });
+            let message = Some(draft_session_request::Message::Propose(propose));
+            if let Err(status) = stream.duplex.send(DraftSessionRequest { message }) {
+                stream.placed.failed();
+                self.lost(&status, span);
+            } else {
+                stream.adopted(&asked, &branch);
+                self.state = State::Ready(stream);
+            }
+            return Proposed {
+                tokens,
+                leg: None,
+                anticipation: Some(Anticipation::of(AnticipationOutcome::Hit, Some(&branch), rows)),
+            };
+        }
+        propose.trace = trace_context(span);
         let asked_bytes = propose.encoded_len();
         let message = Some(draft_session_request::Message::Propose(propose));
         let answer = match stream.duplex.send(DraftSessionRequest { message }) {
-            Ok(()) => timeout_at((sent + deadline).into(), stream.answer(asked)).await,
+            Ok(()) => timeout_at((sent + deadline).into(), stream.answer(&asked)).await,
             Err(status) => Ok(Err(status)),
         };
         match answer {
-            Ok(Ok(Some(proposal))) => {
+            Ok(Ok(Some(Come::Proposal(proposal)))) => {
                 let wire_bytes = asked_bytes + proposal.encoded_len();
                 let leg = leg(sent, proposal.cost.as_ref().unwrap_or(&v1::Cost::default()), wire_bytes);
                 self.patience.kept();
+                stream.ahead.plant(&proposal, self.branches);
                 self.state = State::Ready(stream);
-                Proposed { tokens: self.checked(asked, proposal), leg: Some(leg) }
+                let anticipation = anticipated.then(|| Anticipation::of(AnticipationOutcome::Miss, None, rows));
+                Proposed { tokens: self.checked(&asked, proposal), leg: Some(leg), anticipation }
+            }
+            Ok(Ok(Some(Come::Branch(branch)))) => {
+                // It was drafted before it was asked for: all of the wait is the way of it.
+                self.patience.kept();
+                let leg = Leg { wire_bytes: (asked_bytes + branch.encoded_len()) as u64, ..Leg::waited(sent) };
+                let tokens = self.honest_branch(&asked, branch.clone()).map(|branch| branch.tokens).unwrap_or_default();
+                let rows = rows + stream.ahead.rows();
+                stream.adopted(&asked, &branch);
+                self.state = State::Ready(stream);
+                Proposed {
+                    tokens,
+                    leg: Some(leg),
+                    anticipation: Some(Anticipation::of(AnticipationOutcome::LateHit, Some(&branch), rows)),
+                }
             }
             Ok(Ok(None)) => {
                 self.state = State::Ready(stream);
-                Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
+                Proposed { leg: Some(Leg::waited(sent)), ..Proposed::default() }
             }
             Ok(Err(status)) => {
                 stream.placed.failed();
                 self.lost(&status, span);
-                Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
+                Proposed { leg: Some(Leg::waited(sent)), ..Proposed::default() }
             }
             Err(_) => {
                 tracing::debug!(cycle, deadline_ms = deadline.as_millis() as u64, "the draft missed its deadline");
                 span.event(event::DRAFT_LATE, [(spec::DEADLINE_NS, (deadline.as_nanos() as i64).into())]);
                 self.patience.missed();
                 self.state = State::Late(stream, asked);
-                Proposed { tokens: Vec::new(), leg: Some(Leg::waited(sent)) }
+                Proposed { leg: Some(Leg::waited(sent)), ..Proposed::default() }
             }
         }
     }
@@ -180,7 +252,7 @@ impl DraftLink {
                 }
                 self.outcome(outcome)
             }
-            State::Late(mut stream, asked) => match stream.late(asked).await {
+            State::Late(mut stream, asked) => match stream.late(&asked).await {
                 Ok(true) => State::Ready(stream),
                 Ok(false) => State::Late(stream, asked),
                 Err(status) => {
@@ -219,18 +291,29 @@ impl DraftLink {
     }
 
     /// The proposed tokens, or none where the proposal breaks the protocol.
-    fn checked(&self, asked: Asked, proposal: Proposal) -> Vec<TokenId> {
-        let size = self.target.tokenizer_size;
-        let honest = proposal.tokens.len() <= asked.gamma
-            && proposal.base_len as usize == asked.base_len
-            && proposal.tokens.iter().all(|&token| token < size);
-        match honest {
+    fn checked(&self, asked: &Asked, proposal: Proposal) -> Vec<TokenId> {
+        let honest = proposal.tokens.len() <= asked.gamma && proposal.base_len as usize == asked.base_len;
+        match honest && self.are_known(&proposal.tokens) {
             true => proposal.tokens,
             false => {
                 tracing::warn!(cycle = asked.cycle, "the draft's proposal breaks the protocol and counts as none");
                 Vec::new()
             }
         }
+    }
+
+    /// A branch as far as it may be proposed now; `None` where it breaks the protocol.
+    fn honest_branch(&self, asked: &Asked, mut branch: Branch) -> Option<Branch> {
+        branch.tokens.truncate(asked.gamma);
+        let honest = self.are_known(&branch.tokens);
+        if !honest {
+            tracing::warn!(cycle = asked.cycle, "the draft's branch breaks the protocol and counts as none");
+        }
+        honest.then_some(branch)
+    }
+
+    fn are_known(&self, tokens: &[TokenId]) -> bool {
+        tokens.iter().all(|&token| token < self.target.tokenizer_size)
     }
 }
 
@@ -243,32 +326,58 @@ impl Drop for DraftLink {
 }
 
 impl Stream {
-    /// The proposal for `asked`; `None` where the draft refused it. Answers to earlier cycles are dropped.
-    async fn answer(&mut self, asked: Asked) -> Result<Option<Proposal>, Status> {
+    /// The branch that was drafted for the verdict that committed `tokens`, if it is here already.
+    async fn foreseen(&mut self, tokens: &[TokenId]) -> Result<Option<Branch>, Status> {
+        while let Some(answer) = self.duplex.arrived().await {
+            if let Some(draft_session_response::Message::Branch(branch)) = answer?.message {
+                self.ahead.take(branch);
+            }
+        }
+        Ok(self.ahead.settle(tokens))
+    }
+
+    /// The answer to `asked`; `None` where the draft refused it. Answers to earlier cycles are dropped.
+    async fn answer(&mut self, asked: &Asked) -> Result<Option<Come>, Status> {
         loop {
             let answer = self.duplex.next().await?;
-            if let Some(proposal) = self.take(answer, asked)? {
-                return Ok(proposal);
+            if let Some(come) = self.take(answer, asked)? {
+                return Ok(come);
             }
         }
     }
 
+    /// A branch is the proposal of a cycle.
+    fn adopted(&mut self, asked: &Asked, branch: &Branch) {
+        self.known_len = asked.base_len;
+        self.ahead.adopt(branch);
+    }
+
     /// Whether the late answer to `asked` has come; it is worth nothing any more, but the draft is free again.
-    async fn late(&mut self, asked: Asked) -> Result<bool, Status> {
+    async fn late(&mut self, asked: &Asked) -> Result<bool, Status> {
         while let Some(answer) = self.duplex.arrived().await {
-            if self.take(answer?, asked)?.is_some() {
-                return Ok(true);
+            match self.take(answer?, asked)? {
+                Some(Some(Come::Branch(branch))) => {
+                    self.adopted(asked, &branch);
+                    return Ok(true);
+                }
+                Some(_) => return Ok(true),
+                None => {}
             }
         }
         Ok(false)
     }
 
-    /// `Some` where `answer` settles `asked`: with the proposal, or with none where it was refused.
-    fn take(&mut self, answer: DraftSessionResponse, asked: Asked) -> Result<Option<Option<Proposal>>, Status> {
+    /// `Some` where `answer` settles `asked`: with what is proposed, or with none where it was refused.
+    fn take(&mut self, answer: DraftSessionResponse, asked: &Asked) -> Result<Option<Option<Come>>, Status> {
         match answer.message {
+            Some(draft_session_response::Message::Branch(branch)) => {
+                self.ahead.take(branch);
+                Ok(self.ahead.settle(&asked.tokens).map(|branch| Some(Come::Branch(branch))))
+            }
             Some(draft_session_response::Message::Proposal(proposal)) if proposal.cycle == asked.cycle => {
                 self.known_len = asked.base_len;
-                Ok(Some(Some(proposal)))
+                self.ahead = Ahead::default();
+                Ok(Some(Some(Come::Proposal(proposal))))
             }
             Some(draft_session_response::Message::Rejected(rejected)) if rejected.cycle == asked.cycle => {
                 tracing::warn!(cycle = asked.cycle, detail = rejected.detail, "the draft refused to propose");
@@ -292,7 +401,7 @@ async fn open_stream(service: Service, call: Call) -> Result<Stream, Status> {
     let placed = service.replicas.place(&[]).await?;
     let opened = time::timeout(OPENING_LIMIT, open_on(&service, &placed, call)).await;
     match opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("the draft does not open the session"))) {
-        Ok((duplex, known_len)) => Ok(Stream { duplex, known_len, placed }),
+        Ok((duplex, known_len)) => Ok(Stream { duplex, known_len, placed, ahead: Ahead::default() }),
         Err(status) => {
             placed.failed();
             Err(status)

@@ -9,7 +9,7 @@ use speculative::{
     roofline::{self, Placement, Work},
 };
 
-use super::{Breakdown, Link, Report, Roofline, Synthetic, Theory};
+use super::{Anticipated, Breakdown, Link, Report, Roofline, Synthetic, Theory};
 use crate::{Service, bench, pairing};
 
 /// Cells of a cycle's bar.
@@ -89,6 +89,14 @@ fn write_summary(
         )?;
     }
     acceptance(out, report)?;
+    if let Some(anticipation) = report.anticipation {
+        let Anticipated { hits, late_hits, misses, rows, wasted_rows, saved_s, .. } = anticipation;
+        writeln!(
+            out,
+            "drafted ahead: {hits} hits, {late_hits} late, {misses} misses; {wasted_rows} of {rows} rows in vain, {} of waiting saved",
+            time(Some(saved_s)),
+        )?;
+    }
     cycle(out, paint, if report.draft_params.is_some() { "speculative" } else { "AR" }, &report.cycle.mean)?;
     if let Some((ar, _)) = ar {
         cycle(out, paint, "AR", &ar.cycle.mean)?;

@@ -46,6 +46,7 @@ pub(crate) fn description(role: Role) -> DescribeResponse {
             max_gamma: 32,
             queue_depth: 1,
             max_message_bytes: 4 << 20,
+            max_branches: 0,
             kv_bytes: 1 << 30,
             max_sessions_per_peer: 65_536,
         }),

@@ -1,6 +1,7 @@
 //! One sequence's keys and values.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::Error;
@@ -18,6 +19,9 @@ pub struct KvCache {
     context: usize,
     len: usize,
     memory: Memory,
+    /// Of a branch: how many of its first positions are another cache's. Their last page is left as it is, and what follows
+    /// begins in a page of its own.
+    branched_at: Option<usize>,
 }
 
 /// Where keys and values are.
@@ -28,11 +32,11 @@ enum Memory {
 
 impl KvCache {
     pub(crate) fn new(shape: Shape, context: usize) -> KvCache {
-        KvCache { shape, context, len: 0, memory: Memory::Pages(Vec::new()) }
+        KvCache { shape, context, len: 0, memory: Memory::Pages(Vec::new()), branched_at: None }
     }
 
     pub(crate) fn on_device(shape: Shape, context: usize, kept: Kept) -> KvCache {
-        KvCache { shape, context, len: 0, memory: Memory::Device(kept) }
+        KvCache { shape, context, len: 0, memory: Memory::Device(kept), branched_at: None }
     }
 
     /// Says how many positions it will come to hold, before the first of them; on a device their memory is taken now.
@@ -134,13 +138,79 @@ impl KvCache {
     /// It is not [paged](Self::is_paged).
     pub(crate) fn grown(&mut self, rows: usize) -> &mut [Arc<Buffer>] {
         let Memory::Pages(pages) = &mut self.memory else { panic!("a cache of the CPU") };
-        for page in pages.iter_mut().skip(self.len / PAGE) {
+        let slots = self.len + self.branched_at.map_or(0, |at| gap(at).len());
+        for page in pages.iter_mut().skip(slots / PAGE) {
             Arc::make_mut(page);
         }
-        while pages.len() < (self.len + rows).div_ceil(PAGE) {
+        while pages.len() < (slots + rows).div_ceil(PAGE) {
             pages.push(Arc::new(Buffer::zeroed(self.shape.page_len())));
         }
         pages
+    }
+
+    /// The slots of its pages that hold nothing, between what it shares and what is its own.
+    pub(crate) fn gap(&self) -> Range<usize> {
+        self.branched_at.map_or(0..0, gap)
+    }
+
+    /// Where a position is in its pages.
+    fn slot(&self, position: usize) -> usize {
+        match self.gap() {
+            gap if position < gap.start => position,
+            gap => position + gap.len(),
+        }
+    }
+
+    /// Whether other caches can branch off.
+    pub(crate) fn branches(&self) -> bool {
+        self.is_paged()
+    }
+
+    /// A cache that goes on after the first `len` positions of this one and shares them: none is copied, unless this one is a
+    /// branch itself, whose own few are. `spare` is a page that nobody needs.
+    ///
+    /// # Panics
+    /// It does not [branch](Self::branches), or holds fewer positions.
+    pub(crate) fn branch(&self, len: usize, spare: Option<Arc<Buffer>>) -> KvCache {
+        let Memory::Pages(pages) = &self.memory else { panic!("a cache of the CPU") };
+        assert!(len <= self.len, "{len} of {} positions", self.len);
+        let at = self.branched_at.map_or(len, |at| at.min(len));
+        let mut shared = pages[..gap(at).end / PAGE].to_vec();
+        shared.extend(spare.filter(|page| Arc::strong_count(page) == 1));
+        let memory = Memory::Pages(shared);
+        let mut branch = KvCache { shape: self.shape, context: self.context, len: at, memory, branched_at: Some(at) };
+        branch.copy(self, at..len);
+        branch
+    }
+
+    /// Goes on as `branch` does, which branched off this cache or off one of its branches.
+    pub(crate) fn absorb(&mut self, branch: &KvCache) {
+        let at = branch.branched_at.expect("a branch");
+        assert!(at <= self.len, "{at} of {} positions", self.len);
+        self.truncate(at);
+        self.copy(branch, at..branch.len);
+    }
+
+    /// A page for another branch, where there is one that nobody shares.
+    pub(crate) fn into_spare(self) -> Option<Arc<Buffer>> {
+        match self.memory {
+            Memory::Pages(mut pages) => pages.pop().filter(|page| Arc::strong_count(page) == 1),
+            Memory::Device(_) => None,
+        }
+    }
+
+    /// Appends some positions of another cache.
+    fn copy(&mut self, from: &KvCache, positions: Range<usize>) {
+        let (shape, to) = (self.shape, self.slot(self.len));
+        let slots: Vec<(usize, usize)> = positions.map(|position| from.slot(position)).zip(to..).collect();
+        let rows = slots.len();
+        let pages = self.grown(rows);
+        for (from_slot, to_slot) in slots {
+            let from = &from.pages()[from_slot / PAGE];
+            let to = Arc::get_mut(&mut pages[to_slot / PAGE]).expect("a page of its own");
+            shape.copy_position((from, from_slot % PAGE), (to, to_slot % PAGE));
+        }
+        self.advance(rows);
     }
 
     /// Fills all positions that are not held, in every layer, with NaN.
@@ -163,6 +233,11 @@ impl KvCache {
     pub(crate) fn advance(&mut self, rows: usize) {
         self.len += rows;
     }
+}
+
+/// What is left of the page in which a branch's shared positions end.
+fn gap(at: usize) -> Range<usize> {
+    at..at.next_multiple_of(PAGE)
 }
 
 impl fmt::Debug for KvCache {

@@ -51,8 +51,8 @@ pub use geometry::{Biases, Geometry, Mlp, Normalisation, Positions, Rotary, Scal
 pub use hub::HubError;
 pub use kernels::Isa;
 pub use session::{
-    AnswerError, DraftSession, Drafting, Limits, Open, OpenError, Plan, Propose, Reason, Refusal, TargetSession,
-    Verify, Verifying,
+    AnswerError, Branch, BranchCost, DraftSession, Drafting, Limits, Open, OpenError, Plan, Propose, Proposed, Reason,
+    Refusal, TargetSession, Verify, Verifying,
 };
 pub use source::{EmbeddedModel, InvalidSource, Source};
 pub use synthetic::{Dtype, Preset, SyntheticModel};

@@ -5,6 +5,7 @@
 //! alone; [`DraftSession`] and [`TargetSession`] add the model's thread and own the KV cache, so that dropping one frees
 //! it.
 
+mod anticipating;
 mod drafting;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 use speculative::{InvalidSampling, Logprobs, Sampling, TokenId};
 
-pub use drafting::{DraftSession, Drafting, Propose};
+pub use anticipating::{Branch, BranchCost};
+pub use drafting::{DraftSession, Drafting, Propose, Proposed};
 pub use verifying::{TargetSession, Verify, Verifying};
 
 use crate::{Description, Error};
@@ -34,6 +36,8 @@ pub struct Limits {
     pub max_output_tokens: usize,
     /// Proposed tokens of one cycle.
     pub max_gamma: usize,
+    /// Branches that a session of a draft may have drafted ahead.
+    pub max_branches: usize,
     /// Sessions that wait to be opened.
     pub queue_depth: usize,
     /// How long one waits.
@@ -52,6 +56,7 @@ impl Default for Limits {
             max_prompt_tokens: unbounded,
             max_output_tokens: unbounded,
             max_gamma: 32,
+            max_branches: 64,
             queue_depth: 64,
             admission_timeout: Duration::from_secs(10),
             kv_bytes: 4 << 30,
@@ -72,6 +77,8 @@ pub struct Open {
     pub max_tokens: usize,
     /// With each of the target's tokens, its log-probability and those of this many likeliest; `None` asks for none.
     pub top_logprobs: Option<usize>,
+    /// Branches that a draft may have drafted ahead; more than its limit count as that.
+    pub branches: usize,
 }
 
 impl Open {

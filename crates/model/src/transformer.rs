@@ -75,8 +75,8 @@ impl Decoder for Transformer {
         let rotation = self.weights.rotation(batch);
         let mut attention = Attention::new(self.geometry.shape());
         for rows in batch.iter_mut() {
-            let held = rows.cache.len();
-            attention.push(rows.cache.grown(rows.tokens.len()), held, rows.tokens.len());
+            let (held, gap) = (rows.cache.len(), rows.cache.gap());
+            attention.push(rows.cache.grown(rows.tokens.len()), held, gap, rows.tokens.len());
         }
         for (layer, block) in self.weights.blocks.iter().enumerate() {
             let layer = Layer { compute: &self.compute, geometry: &self.geometry, layer, block, rows };

@@ -5,6 +5,7 @@
 
 mod admission;
 mod batch;
+mod growth;
 mod prefixes;
 mod usage;
 
@@ -12,22 +13,25 @@ use std::{
     fmt, io, mem,
     sync::{
         Arc,
+        atomic::AtomicBool,
         mpsc::{self, Sender},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use speculative::{History, Logprobs, Sampling, SyntheticAcceptance, TokenId, roofline::Roofs};
+use speculative::{History, Logprobs, Ranked, Sampling, SyntheticAcceptance, TokenId, roofline::Roofs};
 use tokio::sync::{Mutex, oneshot, watch};
 
 use self::{
     admission::{Admission, Admitted, Budget},
     batch::{Batcher, Selector},
+    growth::Growth,
     prefixes::Prefixes,
     usage::Counters,
 };
 use crate::{Decoder, Description, Error, KvCache, Limits, Open, OpenError, session::Plan};
+pub(crate) use growth::{Grown, Stem};
 pub use usage::Usage;
 
 /// A handle on the model's thread. Cheap to clone; the thread ends with the last one.
@@ -50,6 +54,7 @@ pub struct Worker {
 enum Request {
     Task(Box<Task>),
     MeasureRoofs(oneshot::Sender<Option<Roofs>>),
+    Growth(Box<Growth>),
 }
 
 /// One message's work and all it needs.
@@ -77,6 +82,8 @@ pub(crate) enum Goal {
     Propose {
         /// Tokens to choose; with 0 the tokens are forwarded and nothing is chosen.
         gamma: usize,
+        /// Tokens of the ranking behind each choice that are wanted.
+        ranked: usize,
     },
     /// Choose along the last `gamma` forwarded tokens, until a choice differs.
     Verify {
@@ -92,6 +99,8 @@ pub struct Answer {
     pub tokens: Vec<TokenId>,
     /// The draft's probability of each proposed token; empty for a verdict.
     pub confidences: Vec<f32>,
+    /// The ranking behind each proposed token, where it is asked for.
+    pub ranked: Vec<Vec<Ranked>>,
     /// Of each token of a verdict, where they are asked for.
     pub logprobs: Vec<Logprobs>,
     /// What it cost.
@@ -135,7 +144,7 @@ pub struct Pass {
 pub(crate) struct Lane {
     /// Empty before the first pass, while a request is with the thread, and for good when that request's future was
     /// dropped: the thread then refuses to go on.
-    cache: Option<KvCache>,
+    pub(crate) cache: Option<KvCache>,
     /// Positions that it was let in with.
     positions: usize,
     /// Travels as the cache does.
@@ -174,6 +183,7 @@ impl Worker {
         }
         let mut description = decoder.description().clone();
         description.context = description.context.min(budget.positions());
+        let limits = Limits { max_branches: if cache.branches() { limits.max_branches } else { 0 }, ..limits };
         let selector = Selector::new(description.tokenizer.size(), synthetic_acceptance);
         let admission = Arc::new(Admission::new(limits, budget));
         let prefixes = Prefixes::new(budget.shared);
@@ -186,6 +196,7 @@ impl Worker {
             counters: counters.clone(),
             last: None,
             doubt: None,
+            growths: Vec::new(),
         };
         let (alive, running) = watch::channel(());
         let thread = move || {
@@ -260,7 +271,7 @@ impl Worker {
         let enqueued = Instant::now();
         let positions = open.tokens.len() + open.max_tokens + self.limits.max_gamma;
         let positions = positions.min(self.description.context);
-        let admitted = self.admission.admit(positions).await?;
+        let admitted = self.admission.admit(positions, open.branches.min(self.limits.max_branches)).await?;
         let history = History::new(&open.sampling.penalties, &open.tokens, open.prompt_len);
         let Open { sampling, top_logprobs, .. } = *open;
         let mut lane = Lane { cache: None, positions, history, sampling, top_logprobs, _admitted: admitted };
@@ -272,6 +283,22 @@ impl Worker {
     /// Has the thread carry out a request.
     pub(crate) async fn answer(&self, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Answer, Error> {
         self.answer_since(Instant::now(), lane, plan, goal).await
+    }
+
+    /// Has the thread grow sequences beside the lane's own, while nobody needs the model, until all are grown or `recalled` is
+    /// set.
+    pub(crate) fn grow(
+        &self,
+        lane: &Lane,
+        stems: Vec<Stem>,
+        recalled: Arc<AtomicBool>,
+    ) -> oneshot::Receiver<Result<Grown, Error>> {
+        let (reply, growing) = oneshot::channel();
+        let (history, sampling) = (lane.history.clone(), lane.sampling);
+        let growth = Growth { stems, history, sampling, recalled, grown: Grown::default(), reply };
+        // Where the thread has ended, the receiver hears of it.
+        let _ = self.queue.send(Request::Growth(Box::new(growth)));
+        growing
     }
 
     async fn answer_since(&self, enqueued: Instant, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Answer, Error> {

@@ -109,6 +109,7 @@ impl Config {
             max_prompt_tokens: self.max_prompt_tokens as usize,
             max_output_tokens: self.max_output_tokens as usize,
             max_gamma: self.max_gamma as usize,
+            max_branches: Limits::default().max_branches,
             queue_depth: self.queue_depth as usize,
             admission_timeout: self.admission_timeout,
             kv_bytes: self.kv_bytes,

@@ -75,6 +75,8 @@ impl ModelService for Describe {
                 queue_depth: limits.queue_depth as u32,
                 max_message_bytes: MAX_MESSAGE_BYTES,
                 kv_bytes: limits.kv_bytes,
+                // A target drafts nothing.
+                max_branches: if self.role == v1::Role::Draft { limits.max_branches as u32 } else { 0 },
             }),
             arithmetic_fingerprint: model.arithmetic.clone(),
             incarnation_id: self.host.incarnation().to_owned(),

@@ -6,6 +6,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::{self, Future},
+    pin::pin,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -60,6 +61,9 @@ pub trait Role: Sized + Send + 'static {
 
     /// Committed tokens.
     fn base_len(&self) -> usize;
+
+    /// What is sent unasked, when it is there; may never be. Loses nothing where it is dropped.
+    fn ahead(&mut self) -> impl Future<Output = Result<Self::Response, Status>> + Send;
 
     /// Answers a message. `None` drops it: it is stale, a duplicate, or of a kind that this version does not know.
     fn answer(
@@ -129,23 +133,42 @@ async fn exchange<R: Role>(
     let (mut role, opened) = open::<R>(host, first, &mut desk).await?;
     send(outbox, opened).await?;
     desk.file();
-    while let Some(request) = next(requests, host.worker()?.limits().idle_timeout).await? {
+    loop {
+        let Some(request) = next::<R>(host, requests, &mut role, outbox).await? else { return Ok(()) };
         if let Some(answer) = role.answer(request, &mut desk).await? {
             send(outbox, answer).await?;
         }
         desk.file();
     }
-    Ok(())
 }
 
-/// The next message, or the end of a session that has been silent for `limit`.
-async fn next<T>(requests: &mut Streaming<T>, limit: Duration) -> Result<Option<T>, Status> {
-    match time::timeout(limit, requests.message()).await {
-        Ok(request) => request,
-        Err(_) => {
-            let problem = format!("no message within idle_timeout, allowed: {} s", limit.as_secs_f64());
-            Err(Status::deadline_exceeded(problem))
+/// The next message, or the end of a session that has been silent for too long. Meanwhile it goes on ahead.
+async fn next<R: Role>(
+    host: &Host,
+    requests: &mut Streaming<R::Request>,
+    role: &mut R,
+    outbox: &mpsc::Sender<Result<R::Response, Status>>,
+) -> Result<Option<R::Request>, Status> {
+    let limit = host.worker()?.limits().idle_timeout;
+    let mut silence = pin!(time::sleep(limit));
+    loop {
+        // Nothing is prepared for a peer that does not read.
+        let unasked = async {
+            let place = outbox.reserve().await.map_err(|_| Status::cancelled("the peer has gone"))?;
+            place.send(Ok(role.ahead().await?));
+            Ok::<_, Status>(())
+        };
+        tokio::select! {
+            biased;
+            request = requests.message() => return request,
+            sent = unasked => sent?,
+            () = &mut silence => {
+                let problem = format!("no message within idle_timeout, allowed: {} s", limit.as_secs_f64());
+                return Err(Status::deadline_exceeded(problem));
+            }
         }
+        // The connection gets its turn to write it.
+        task::yield_now().await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::{Cost, Error, Open, OpenError, Reason, Refusal};
+use model::{BranchCost, Cost, Error, Open, OpenError, Reason, Refusal};
 use proto::v1;
 use speculative::{Logprobs, Penalties, Sampling};
 use telemetry::TraceParent;
@@ -28,7 +28,8 @@ pub fn open(open: v1::Open) -> Result<(Open, Option<TraceParent>), Status> {
     };
     let (prompt_len, max_tokens) = (open.prompt_len as usize, open.max_tokens as usize);
     let top_logprobs = open.top_logprobs.map(|top| top as usize);
-    let opened = Open { tokens: open.tokens, prompt_len, sampling, max_tokens, top_logprobs };
+    let branches = open.branches as usize;
+    let opened = Open { tokens: open.tokens, prompt_len, sampling, max_tokens, top_logprobs, branches };
     Ok((opened, open.trace.map(trace_parent)))
 }
 
@@ -70,6 +71,17 @@ pub fn rejected(cycle: u64, refusal: Refusal) -> v1::Rejected {
         Reason::Output => v1::RejectionReason::Output,
     };
     v1::Rejected { cycle, reason: reason.into(), base_len: refusal.base_len as u32, detail: refusal.detail }
+}
+
+/// What branches cost that were drafted together.
+pub fn branch_cost(cost: &BranchCost) -> v1::Cost {
+    v1::Cost {
+        forward_ns: cost.forward.as_nanos() as u64,
+        server_ns: cost.server.as_nanos() as u64,
+        rows: cost.rows as u32,
+        batch_rows: cost.batch_rows as u32,
+        ..v1::Cost::default()
+    }
 }
 
 /// The status that ends a stream whose session did not open.

@@ -8,6 +8,7 @@
 //! - [`Sampling`], [`Chooser`], [`gumbel`]: the choice at one position, coupled through shared noise
 //! - [`Logprobs`]: how likely the model held a choice to be
 //! - [`Verdict`]: how much of a proposal stands
+//! - [`anticipation`]: which verdicts to prepare for while they are made
 //! - [`Acceptance`]: what the cycles of a run add up to
 //! - [`SyntheticAcceptance`]: proposals accepted by lot, so that costs can be studied without models that agree
 //! - [`cost`]: what a cycle ought to yield, and at which distance it stops paying
@@ -16,6 +17,7 @@
 //! - [`philox`], [`portable`]: the counter-based generator, and `ln`, `exp` and the normal distribution's quantiles
 
 mod acceptance;
+pub mod anticipation;
 pub mod cost;
 mod logprobs;
 pub mod philox;
@@ -28,7 +30,7 @@ mod verdict;
 
 pub use acceptance::Acceptance;
 pub use logprobs::Logprobs;
-pub use sampling::{Chooser, History, InvalidSampling, Penalties, Sampling, gumbel};
+pub use sampling::{Chooser, History, InvalidSampling, Penalties, Ranked, Sampling, gumbel};
 pub use synthetic::SyntheticAcceptance;
 pub use verdict::Verdict;
 

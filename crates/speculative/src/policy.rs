@@ -74,8 +74,10 @@ pub struct Observed {
     pub gamma: usize,
     /// Tokens of them that were accepted.
     pub accepted: usize,
-    /// The draft's part, where it proposed something.
+    /// The draft's part, where it was asked for what it proposed.
     pub draft: Option<Drafted>,
+    /// How long the cycle waited for the proposal: less than the draft took where it was drafted ahead.
+    pub waited_s: f64,
     /// The target's forward pass and the choices from it.
     pub verify_s: f64,
     /// Rows of that pass, those of other sessions included.
@@ -91,8 +93,6 @@ pub struct Drafted {
     pub compute_s: f64,
     /// All else on the way: the network and the draft's queue.
     pub around_s: f64,
-    /// How long the cycle waited for it: less than both where it was ready before it was asked for.
-    pub waited_s: f64,
 }
 
 /// The share of the newest cycle in what times are.
@@ -208,18 +208,22 @@ impl Outlook {
 
     /// Takes a cycle into account.
     pub fn learn(&mut self, cycle: &Observed) {
-        let Observed { gamma, accepted, draft, verify_s, batch_rows, around_s } = *cycle;
+        let Observed { gamma, accepted, draft, waited_s, verify_s, batch_rows, around_s } = *cycle;
         let gamma = gamma.min(MOST_GAMMA);
         self.cycles += 1;
         self.since_trial += 1;
-        self.since_trial_s += verify_s + around_s + draft.map_or(0.0, |draft| draft.waited_s);
+        self.since_trial_s += verify_s + around_s + waited_s;
         self.verify.learn(batch_rows.max(1), verify_s);
-        self.around_s.learn(around_s);
+        self.around_s.learn_time(around_s);
         self.sessions.learn(batch_rows.max(1) as f64 / (1 + gamma) as f64);
-        let Some(Drafted { compute_s, around_s, waited_s }) = draft.filter(|_| gamma > 0) else { return };
-        self.draft_step_s.learn(compute_s / gamma as f64);
-        self.draft_around_s.learn(around_s);
-        let whole_s = compute_s + around_s;
+        if gamma == 0 {
+            return;
+        }
+        if let Some(Drafted { compute_s, around_s }) = draft {
+            self.draft_step_s.learn_time(compute_s / gamma as f64);
+            self.draft_around_s.learn_time(around_s);
+        }
+        let whole_s = self.draft_s(gamma);
         self.waited.learn(if whole_s > waited_s { waited_s / whole_s } else { 1.0 });
         for (place, seen) in self.places[..gamma].iter_mut().enumerate().take(accepted + 1) {
             seen.reached = MEMORY_ACCEPTANCE * seen.reached + 1.0;
@@ -287,13 +291,18 @@ impl Outlook {
         })
     }
 
+    /// What a proposal of γ tokens takes from being asked for to being there, in seconds.
+    pub fn draft_s(&self, gamma: usize) -> f64 {
+        self.draft_around_s.get() + gamma as f64 * self.draft_step_s.get()
+    }
+
     /// T(γ): what a cycle takes, in seconds. A target that several sessions share verifies for all of them at once, and they
     /// all choose alike.
     fn cycle_s(&self, gamma: usize) -> f64 {
         let rows = self.sessions.get() * (1 + gamma) as f64;
         let draft_s = match gamma {
             0 => 0.0,
-            _ => self.waited.get() * (self.draft_around_s.get() + gamma as f64 * self.draft_step_s.get()),
+            _ => self.waited.get() * self.draft_s(gamma),
         };
         self.verify.seconds(rows) + self.around_s.get() + draft_s
     }
@@ -303,10 +312,12 @@ impl Average {
     fn learn(&mut self, newest: f64) {
         self.count += 1;
         let share = NEWEST_TIME.max(1.0 / self.count as f64);
-        self.value = Some(self.value.map_or(newest, |value| {
-            let most = if value > 0.0 { LONGEST_SURPRISE * value } else { newest };
-            value + share * (newest.min(most) - value)
-        }));
+        self.value = Some(self.value.map_or(newest, |value| value + share * (newest - value)));
+    }
+
+    fn learn_time(&mut self, newest_s: f64) {
+        let most = self.value.filter(|value| *value > 0.0).map_or(newest_s, |value| LONGEST_SURPRISE * value);
+        self.learn(newest_s.min(most));
     }
 
     fn get(&self) -> f64 {

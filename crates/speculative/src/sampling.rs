@@ -6,8 +6,8 @@ mod noise;
 #[cfg(test)]
 mod tests;
 
-pub use chooser::Chooser;
 pub(crate) use chooser::{Candidate, Row, argmax, in_order, weight};
+pub use chooser::{Chooser, Ranked};
 pub use history::History;
 pub use noise::gumbel;
 

@@ -185,6 +185,7 @@ fn proposal(asked: &Propose, change: impl FnOnce(&mut Proposal)) -> Answer {
         tokens: vec![32; asked.gamma as usize],
         confidences: vec![1.0; asked.gamma as usize],
         cost: None,
+        id: 0,
     };
     change(&mut proposal);
     respond(draft_session_response::Message::Proposal(proposal))

@@ -121,8 +121,13 @@ impl DraftTalk {
 
     /// Asks for a proposal.
     pub async fn propose(&self, cycle: u64, base_len: usize, tokens: &[TokenId], gamma: usize) {
-        let propose =
-            Propose { cycle, base_len: base_len as u32, tokens: tokens.to_vec(), gamma: gamma as u32, trace: None };
+        let propose = Propose {
+            cycle,
+            base_len: base_len as u32,
+            tokens: tokens.to_vec(),
+            gamma: gamma as u32,
+            ..Propose::default()
+        };
         let message = Some(draft_session_request::Message::Propose(propose));
         self.send(DraftSessionRequest { message }).await;
     }
@@ -199,5 +204,6 @@ pub fn open(tokens: &[TokenId], sampling: speculative::Sampling, max_tokens: usi
         max_tokens: max_tokens as u32,
         trace: None,
         top_logprobs: None,
+        branches: 0,
     }
 }

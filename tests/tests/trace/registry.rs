@@ -168,7 +168,7 @@ async fn messages_out_of_order(exporting: &Exporting) {
 
     let mut drafting = DraftTalk::open(&talk::channel(&draft), open()).await;
     drafting.opened().await;
-    let propose = Propose { cycle: 1, base_len: 99, tokens: vec![65], gamma: 4, trace: trace() };
+    let propose = Propose { cycle: 1, base_len: 99, tokens: vec![65], gamma: 4, trace: trace(), ..Propose::default() };
     let message = Some(draft_session_request::Message::Propose(propose));
     drafting.send(DraftSessionRequest { message }).await;
     assert!(drafting.next().await.is_ok(), "a refusal");

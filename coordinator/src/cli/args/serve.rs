@@ -9,7 +9,7 @@ use telemetry::{
     watched::UnusableFiles,
 };
 
-use super::{ServiceArgs, duration, whole};
+use super::{AnticipateArgs, ServiceArgs, duration, whole};
 use crate::{
     Deadlines,
     serve::{Config, Keys},
@@ -48,6 +48,9 @@ pub(in crate::cli) struct ServeArgs {
     /// Serve the target alone, without a draft
     #[arg(long, conflicts_with = "gamma")]
     pub(in crate::cli) ar: bool,
+
+    #[command(flatten)]
+    anticipate: AnticipateArgs,
 
     /// Serve only those who send one of the keys in this file as a bearer token: one a line, lines that begin with # do not
     /// count. It is read again when it changes. The variable OUTRIDER_API_KEY holds one key more
@@ -103,6 +106,7 @@ impl ServeArgs {
     pub(in crate::cli) fn config(&self) -> Config {
         Config {
             gamma: if self.ar { Gamma::Fixed(0) } else { self.gamma },
+            branches: self.anticipate.branches(self.services.target.is_none()),
             max_connections: self.max_connections,
             max_connections_per_peer: self.max_connections_per_peer,
             header_timeout: self.header_timeout,

@@ -36,7 +36,7 @@ pub(in crate::cli) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
         return Ok(End::Interrupted);
     };
     let (pair, here) = (connected.pair.clone(), connected.is_embedded());
-    let measured = match plan(&args, &pair.tokenizer) {
+    let measured = match plan(&args, &connected) {
         Ok(plan) => measure(&connected, &args, &plan).await.map_err(Into::into),
         Err(error) => Err(error),
     };
@@ -86,15 +86,16 @@ fn place(args: &BenchArgs) -> Place<'_> {
     Place::of(&args.services, true)
 }
 
-fn plan(args: &BenchArgs, tokenizer: &Tokenizer) -> anyhow::Result<Plan> {
+fn plan(args: &BenchArgs, connected: &Connected) -> anyhow::Result<Plan> {
     #[cfg(feature = "embedded")]
     let workload = args.workload.map(super::super::args::Workload::name);
     #[cfg(not(feature = "embedded"))]
     let workload = None;
     Ok(Plan {
         gammas: args.gamma.clone(),
+        branches: args.anticipate.branches(connected.is_embedded()),
         pairs: args.pairs as usize,
-        prompts: prompts(args, tokenizer)?,
+        prompts: prompts(args, &connected.pair.tokenizer)?,
         sampling: args.sampling.sampling(),
         max_tokens: args.max_tokens as usize,
         trace_cycles: args.services.trace_cycles,

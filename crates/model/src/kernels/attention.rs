@@ -65,6 +65,19 @@ impl Shape {
         self.kv_heads * self.head_dim
     }
 
+    /// Copies the keys and values of one slot of a page into one of another.
+    pub(crate) fn copy_position(self, (from, from_slot): (&Buffer, usize), (to, to_slot): (&mut Buffer, usize)) {
+        for head in 0..self.layers * self.kv_heads {
+            let keys = head * self.head_len();
+            let values = keys + PAGE * self.head_dim;
+            for d in 0..self.head_dim {
+                to[keys + d * PAGE + to_slot] = from[keys + d * PAGE + from_slot];
+            }
+            let row = |slot: usize| values + slot * self.padded()..values + (slot + 1) * self.padded();
+            to[row(to_slot)].copy_from_slice(&from[row(from_slot)]);
+        }
+    }
+
     /// Heads of queries that share one of keys.
     fn group(self) -> usize {
         self.heads / self.kv_heads
@@ -86,6 +99,8 @@ impl Shape {
 struct Window<'a> {
     pages: Vec<Shared<f32>>,
     held: usize,
+    /// Slots that nobody sees, up to the end of a page.
+    gap: Range<usize>,
     rows: Range<usize>,
     owner: PhantomData<&'a mut [Arc<Buffer>]>,
 }
@@ -122,8 +137,11 @@ impl<'a> Attention<'a> {
     }
 
     /// Adds a window: `rows` new rows of a sequence whose `pages` hold `held` positions and have room for the new ones.
-    /// Pages in front of the new rows may be shared with other sequences; those that get rows may not.
-    pub(crate) fn push(&mut self, pages: &'a mut [Arc<Buffer>], held: usize, rows: usize) {
+    /// `gap` is the rest of a page that holds none of them, though positions follow it. Pages in front of the new rows may be
+    /// shared with other sequences; those that get rows may not.
+    pub(crate) fn push(&mut self, pages: &'a mut [Arc<Buffer>], held: usize, gap: Range<usize>, rows: usize) {
+        assert!(gap.end.is_multiple_of(PAGE) && gap.len() < PAGE && gap.end <= held + gap.len(), "the rest of a page");
+        let held = held + gap.len();
         assert!(held + rows <= pages.len() * PAGE, "room for {held} + {rows} positions in {} pages", pages.len());
         assert!(pages.iter().all(|page| page.len() >= self.shape.page_len()), "pages of this geometry");
         let window = self.windows.len();
@@ -137,7 +155,7 @@ impl<'a> Attention<'a> {
         let read = read.iter().map(|page| Shared::reading(page));
         let written = written.iter_mut().map(|page| Shared::new(Arc::get_mut(page).expect("a page of its own")));
         let pages = read.chain(written).collect();
-        self.windows.push(Window { pages, held, rows: first..first + rows, owner: PhantomData });
+        self.windows.push(Window { pages, held, gap, rows: first..first + rows, owner: PhantomData });
         self.rows += rows;
         self.longest = self.longest.max((held + rows).next_multiple_of(PAGE));
     }

@@ -1,10 +1,13 @@
 //! The draft's side of a session.
 
-use speculative::TokenId;
+use speculative::{TokenId, anticipation::MOST_RANKED};
 
-use super::{AnswerError, Limits, Open, OpenError, Plan, Prefix, Reason, Refusal};
+use super::{
+    AnswerError, Limits, Open, OpenError, Plan, Prefix, Reason, Refusal,
+    anticipating::{Anticipation, Bounds, Branch, Next},
+};
 use crate::{
-    Description,
+    Description, Error,
     worker::{Answer, Goal, Lane, Worker},
 };
 
@@ -17,6 +20,19 @@ pub struct Propose {
     pub tokens: Vec<TokenId>,
     /// Tokens to propose.
     pub gamma: usize,
+    /// What is verified already, drafted ahead for this verdict: nothing is to be proposed now.
+    pub verifying: Option<Vec<TokenId>>,
+    /// Branches that may be drafted ahead and wait for their verdict at once.
+    pub branches: usize,
+}
+
+/// What became of a [`Propose`].
+#[derive(Debug)]
+pub enum Proposed {
+    /// The tokens, and the number that branches name them by; 0 where none will come.
+    Answer(Answer, u64),
+    /// Nothing is to be answered: a branch that was sent before is the proposal.
+    Adopted,
 }
 
 /// The rules of a draft's session: what it has forwarded, and what of it a new `Propose` lets stand.
@@ -52,7 +68,9 @@ impl Drafting {
             return Err(prefix.refuse(Reason::BaseLen, detail));
         }
         prefix.check_tokens("tokens", &message.tokens)?;
-        prefix.check_gamma(message.gamma, message.base_len)?;
+        let verifying = message.verifying.as_deref().unwrap_or_default();
+        prefix.check_tokens("verifying", verifying)?;
+        prefix.check_gamma(message.gamma.max(verifying.len()), message.base_len)?;
         if continued > prefix.longest {
             let detail = format!("base_len is {continued}, allowed: up to {}, as opened", prefix.longest);
             return Err(prefix.refuse(Reason::Output, detail));
@@ -67,8 +85,18 @@ impl Drafting {
 
     /// Takes over what a planned message committed and proposed.
     pub fn advance(&mut self, message: Propose, proposed: &[TokenId]) {
-        self.prefix.committed.extend(message.tokens);
-        self.ahead = proposed[..proposed.len().saturating_sub(1)].to_vec();
+        self.adopt(message.tokens, proposed[..proposed.len().saturating_sub(1)].to_vec());
+    }
+
+    /// Takes over what was committed, and what was forwarded after it.
+    fn adopt(&mut self, committed: Vec<TokenId>, ahead: Vec<TokenId>) {
+        self.prefix.committed.extend(committed);
+        self.ahead = ahead;
+    }
+
+    fn bounds(&self) -> Bounds {
+        let Prefix { longest, context, .. } = self.prefix;
+        Bounds { base_len: self.prefix.base_len(), longest, context }
     }
 
     /// Committed tokens.
@@ -83,6 +111,7 @@ pub struct DraftSession {
     worker: Worker,
     rules: Drafting,
     lane: Lane,
+    anticipation: Anticipation,
 }
 
 impl DraftSession {
@@ -91,22 +120,63 @@ impl DraftSession {
     /// # Errors
     /// A field that is not allowed, no free session, or a failing model.
     pub async fn open(worker: &Worker, open: Open) -> Result<(Self, Answer), OpenError> {
-        let (lane, answer) = worker.prefill(&open, Goal::Propose { gamma: 0 }).await?;
+        let (lane, answer) = worker.prefill(&open, Goal::Propose { gamma: 0, ranked: 0 }).await?;
         let rules = Drafting::new(open, worker.description(), worker.limits());
-        Ok((Self { worker: worker.clone(), rules, lane }, answer))
+        Ok((Self { worker: worker.clone(), rules, lane, anticipation: Anticipation::default() }, answer))
     }
 
-    /// Proposes `message.gamma` tokens.
+    /// Proposes `message.gamma` tokens, from a branch where one was drafted for this verdict.
     ///
     /// # Errors
     /// A refusal, after which the session goes on, or a failing model, after which it is over.
-    pub async fn propose(&mut self, message: Propose) -> Result<Answer, AnswerError> {
-        let plan = self.rules.plan(&message)?;
-        let goal = Goal::Propose { gamma: message.gamma };
+    pub async fn propose(&mut self, message: Propose) -> Result<Proposed, AnswerError> {
+        let held = self.anticipation.interrupt(&mut self.lane).await?;
+        self.rules.ahead.extend(held);
+        let mut plan = self.rules.plan(&message)?;
         self.lane.commit(&message.tokens);
+        let credit = message.branches.min(self.worker.limits().max_branches);
+        self.anticipation.allow(credit, message.gamma);
+
+        let drafted = self.anticipation.settle(&message.tokens);
+        let fits = |id: &u64| message.verifying.as_ref().is_none_or(|tokens| tokens == self.anticipation.tokens(*id));
+        if let (Some(id), Some(cache)) = (drafted.filter(fits), &mut self.lane.cache) {
+            let (held, unsent) = self.anticipation.adopt(id, message.tokens.len(), cache);
+            self.rules.adopt(message.tokens, held);
+            return Ok(match (message.verifying, unsent) {
+                (None, Some(branch)) => Proposed::Answer(branch.into(), id),
+                _ => Proposed::Adopted,
+            });
+        }
+
+        self.anticipation.forget();
+        if let Some(verifying) = message.verifying.clone() {
+            // It was drafted by whoever had this session before: it is forwarded, so that the cache holds it.
+            plan.tokens.extend(&verifying);
+            self.worker.answer(&mut self.lane, plan, Goal::Propose { gamma: 0, ranked: 0 }).await?;
+            self.rules.adopt(message.tokens, verifying);
+            return Ok(Proposed::Adopted);
+        }
+        let ranked = if credit > 0 { MOST_RANKED } else { 0 };
+        let goal = Goal::Propose { gamma: message.gamma, ranked };
         let answer = self.worker.answer(&mut self.lane, plan, goal).await?;
         self.rules.advance(message, &answer.tokens);
-        Ok(answer)
+        let id = self.anticipation.plant(&answer);
+        Ok(Proposed::Answer(answer, id))
+    }
+
+    /// Goes on by itself: the next branch that was drafted for a verdict that is not there yet. Never resolves where none may
+    /// be drafted. It can be dropped at any time and loses nothing.
+    ///
+    /// # Errors
+    /// A failing model, after which the session is over.
+    pub async fn ahead(&mut self) -> Result<Branch, Error> {
+        loop {
+            let bounds = self.rules.bounds();
+            match self.anticipation.next(&self.worker, &mut self.lane, bounds).await? {
+                Next::Branch(branch) => return Ok(branch),
+                Next::Held(held) => self.rules.ahead.extend(held),
+            }
+        }
     }
 
     /// Committed tokens.

@@ -8,6 +8,7 @@ const LIMITS: Limits = Limits {
     max_prompt_tokens: 16,
     max_output_tokens: 12,
     max_gamma: 6,
+    max_branches: 8,
     queue_depth: 1,
     admission_timeout: Duration::ZERO,
     kv_bytes: 1,
@@ -38,6 +39,7 @@ fn open(tokens: &[TokenId], max_tokens: usize) -> Open {
         sampling: Sampling::greedy(),
         max_tokens,
         top_logprobs: None,
+        branches: 0,
     }
 }
 
@@ -50,7 +52,7 @@ fn verifying(tokens: &[TokenId], first: TokenId, max_tokens: usize) -> Verifying
 }
 
 fn propose(base_len: usize, tokens: &[TokenId], gamma: usize) -> Propose {
-    Propose { base_len, tokens: tokens.to_vec(), gamma }
+    Propose { base_len, tokens: tokens.to_vec(), gamma, verifying: None, branches: 0 }
 }
 
 fn verify(base_len: usize, proposed: &[TokenId]) -> Verify {

@@ -88,12 +88,13 @@ impl Admission {
         self.limits.queue_depth - self.line.available_permits()
     }
 
-    /// Lets in a session that may come to hold `positions`, now or as soon as there is room.
+    /// Lets in a session that may come to hold `positions`, and a page for each of its `branches`, now or as soon as there is
+    /// room.
     ///
     /// # Errors
     /// No room within the limit of time, or too many that wait for it already.
-    pub(crate) async fn admit(&self, positions: usize) -> Result<Admitted, OpenError> {
-        let pages = positions.div_ceil(PAGE) as u32;
+    pub(crate) async fn admit(&self, positions: usize, branches: usize) -> Result<Admitted, OpenError> {
+        let pages = (positions.div_ceil(PAGE) + branches).min(self.most_pages) as u32;
         if self.waiting() == 0
             && let Some(admitted) = self.admit_now(pages)
         {

@@ -9,10 +9,14 @@ use std::{
     time::Instant,
 };
 
-use speculative::{Chooser, History, Logprobs, Sampling, SyntheticAcceptance, TokenId, Verdict, roofline::Roofs};
+use speculative::{
+    Chooser, History, Logprobs, Ranked, Sampling, SyntheticAcceptance, TokenId, Verdict, roofline::Roofs,
+};
 use tokio::sync::oneshot;
 
-use super::{Answer, Goal, Pass, Reply, Request, Task, admission::Admission, prefixes::Prefixes, usage::Counters};
+use super::{
+    Answer, Goal, Pass, Reply, Request, Task, admission::Admission, growth::Growth, prefixes::Prefixes, usage::Counters,
+};
 use crate::{Decoder, Error, Forward, KvCache, Rows};
 
 /// Inputs up to this length are forwarded whole; a window and a draft's catching up are shorter.
@@ -53,6 +57,8 @@ pub(super) struct Batcher<D> {
     pub(super) last: Option<(Instant, usize)>,
     /// Why its device may be gone.
     pub(super) doubt: Option<Error>,
+    /// What grows while nothing else is to be done.
+    pub(super) growths: Vec<Growth>,
 }
 
 impl<D: Decoder> Batcher<D> {
@@ -61,7 +67,7 @@ impl<D: Decoder> Batcher<D> {
         let mut active: Vec<Active> = Vec::new();
         let mut passes = 0;
         loop {
-            if active.is_empty() {
+            if active.is_empty() && self.growths.is_empty() {
                 let Ok(request) = requests.recv() else { return };
                 self.admit(&mut active, request);
             }
@@ -70,9 +76,13 @@ impl<D: Decoder> Batcher<D> {
             }
             // Whoever no longer waits for the answer has gone, and its cache goes here.
             active.retain(|request| !request.reply.is_closed());
+            self.growths.extract_if(.., |growth| growth.is_over()).for_each(Growth::end);
             if !active.is_empty() {
                 passes += 1;
                 self.pass(&mut active, passes);
+            } else if !self.growths.is_empty() {
+                passes += 1;
+                self.grow();
             }
             if let Some(error) = self.doubt.take()
                 && !self.works()
@@ -86,6 +96,7 @@ impl<D: Decoder> Batcher<D> {
     fn admit(&mut self, active: &mut Vec<Active>, request: Request) {
         match request {
             Request::MeasureRoofs(reply) => measure(&mut self.decoder, reply),
+            Request::Growth(growth) => self.growths.push(*growth),
             Request::Task(task) => {
                 let Task { cache, positions, history, sampling, top_logprobs, plan, goal, enqueued, reply } = *task;
                 let fresh = cache.is_none();
@@ -125,7 +136,7 @@ impl<D: Decoder> Batcher<D> {
         Ok(cache)
     }
 
-    fn fail(&mut self, reply: Reply, error: Error) {
+    fn fail<T>(&mut self, reply: oneshot::Sender<Result<T, Error>>, error: Error) {
         if matches!(error, Error::Device(_)) {
             self.doubt = Some(error.clone());
         }
@@ -158,6 +169,31 @@ impl<D: Decoder> Batcher<D> {
                     rows
                 }
             };
+        }
+    }
+
+    /// One ragged forward over all that grows: a row of each.
+    fn grow(&mut self) {
+        let mut batch: Vec<Rows<'_>> = self.growths.iter_mut().flat_map(Growth::rows).collect();
+        let rows = batch.len();
+        let start = Instant::now();
+        let result = self.decoder.forward(&mut batch);
+        let took = start.elapsed();
+        drop(batch);
+        match result {
+            Ok(forward) => {
+                self.counters.forward(took, rows, forward.work);
+                self.last = Some((Instant::now(), rows));
+                let mut sequence = 0;
+                for growth in &mut self.growths {
+                    sequence = growth.select(&forward, sequence, took, &mut self.selector);
+                }
+            }
+            Err(error) => {
+                for growth in mem::take(&mut self.growths) {
+                    self.fail(growth.reply, error.clone());
+                }
+            }
         }
     }
 
@@ -230,7 +266,7 @@ impl Active {
         let tokens = &self.input[..self.rows];
         let chosen_from = match self.goal {
             _ if tokens.len() < self.input.len() => 0,
-            Goal::Propose { gamma: 0 } => 0,
+            Goal::Propose { gamma: 0, .. } => 0,
             Goal::Propose { .. } => 1,
             Goal::Verify { gamma } => 1 + gamma,
         };
@@ -258,16 +294,41 @@ impl Selector {
         Self { chooser: Chooser::new(), tokenizer_size, synthetic_acceptance }
     }
 
+    pub(super) fn tokenizer_size(&self) -> usize {
+        self.tokenizer_size
+    }
+
+    /// The greatest of a row, as a choice there sees them.
+    pub(super) fn rank(
+        &mut self,
+        history: &History,
+        row: &[f32],
+        sampling: &Sampling,
+        position: u64,
+        most: usize,
+    ) -> Vec<Ranked> {
+        self.chooser.rank_after(history, row, self.tokenizer_size, sampling, position, most)
+    }
+
     /// Continues or completes a request: afterwards its `input` is what to forward next.
     fn select(&mut self, request: &mut Active, forward: &Forward, sequence: usize) {
         let input = mem::take(&mut request.input);
         match request.goal {
-            Goal::Propose { gamma: 0 } => {}
-            Goal::Propose { gamma } => {
+            Goal::Propose { gamma: 0, .. } => {}
+            Goal::Propose { gamma, ranked } => {
                 let logits = forward.row(sequence, 0);
                 let position = request.cache.len() as u64;
                 let (history, sampling) = (&mut request.history, &request.sampling);
-                let token = self.chooser.choose_after(history, logits, self.tokenizer_size, sampling, position);
+                let token = match ranked {
+                    0 => self.chooser.choose_after(history, logits, self.tokenizer_size, sampling, position),
+                    most => {
+                        let row =
+                            self.chooser.rank_after(history, logits, self.tokenizer_size, sampling, position, most);
+                        let first = row[0].token;
+                        request.answer.ranked.push(row);
+                        first
+                    }
+                };
                 history.extend(&[token]);
                 request.answer.confidences.push(probability(&logits[..self.tokenizer_size], token));
                 request.answer.tokens.push(token);
@@ -307,7 +368,7 @@ impl Selector {
 }
 
 /// Softmax of `logits` at temperature 1, at `token`. It informs, and no output depends on its rounding.
-fn probability(logits: &[f32], token: TokenId) -> f32 {
+pub(super) fn probability(logits: &[f32], token: TokenId) -> f32 {
     let chosen = logits[token as usize];
     1.0 / logits.iter().map(|&z| (z - chosen).exp()).sum::<f32>()
 }

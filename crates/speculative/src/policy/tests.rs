@@ -46,11 +46,12 @@ impl World {
             let mut noisy = |time: f64| time * (0.9 + 0.2 * chance());
             let (verify_s, compute_s, around_s) =
                 (noisy(self.verify(gamma)), noisy(self.step * gamma as f64), noisy(self.rtt));
-            let draft = (gamma > 0).then_some(Drafted { compute_s, around_s, waited_s: compute_s + around_s });
-            time += verify_s + draft.map_or(0.0, |draft| draft.waited_s);
+            let draft = (gamma > 0).then_some(Drafted { compute_s, around_s });
+            let waited_s = draft.map_or(0.0, |draft| draft.compute_s + draft.around_s);
+            time += verify_s + waited_s;
             emitted += accepted + 1;
             let batch_rows = (1 + self.others) * (1 + gamma);
-            outlook.learn(&Observed { gamma, accepted, draft, verify_s, batch_rows, around_s: 0.0 });
+            outlook.learn(&Observed { gamma, accepted, draft, waited_s, verify_s, batch_rows, around_s: 0.0 });
         }
         emitted as f64 / time
     }
@@ -152,4 +153,20 @@ fn policies_have_names() {
     for wrong in ["33", "-1", "Auto", "", "4.0"] {
         assert_eq!(wrong.parse::<Gamma>(), Err("allowed: a whole number, 0 to 32, or auto".to_owned()));
     }
+}
+
+/// What is drafted ahead is not waited for, so distance does not make γ longer.
+#[test]
+fn what_is_drafted_ahead_costs_no_time() {
+    let mut outlook = Outlook::new();
+    let drafted = Some(Drafted { compute_s: 1.0, around_s: 8.0 });
+    for cycle in 0..200 {
+        let (draft, waited_s) = if cycle % 10 == 0 { (drafted, 9.0) } else { (None, 0.0) };
+        let batch_rows = 5;
+        let verify_s = 1.0;
+        outlook.learn(&Observed { gamma: 4, accepted: 3, draft, waited_s, verify_s, batch_rows, around_s: 0.0 });
+    }
+    assert!((outlook.draft_s(4) - 9.0).abs() < 1e-9 && (outlook.draft_s(8) - 10.0).abs() < 1e-9);
+    let cycle_s = outlook.cycle_s(4);
+    assert!((1.3..3.0).contains(&cycle_s), "{cycle_s}");
 }

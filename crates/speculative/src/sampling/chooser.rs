@@ -76,6 +76,52 @@ impl Chooser {
         token
     }
 
+    /// The choice and what it was chosen before: the `most` greatest of z + g over the kept tokens, in descending order; at
+    /// temperature 0, of the logits. The first is what [`choose_after`](Self::choose_after) gives. Fewer where fewer are kept.
+    pub fn rank_after(
+        &mut self,
+        history: &History,
+        logits: &[f32],
+        tokenizer_size: usize,
+        sampling: &Sampling,
+        position: u64,
+        most: usize,
+    ) -> Vec<Ranked> {
+        let mut row = mem::take(&mut self.penalised);
+        let logits = if history.penalise(logits, &mut row) { &row[..] } else { logits };
+        let logits = &logits[..tokenizer_size.min(logits.len())];
+        let ranked = self.rank(logits, sampling, position, most);
+        self.penalised = row;
+        ranked
+    }
+
+    fn rank(&mut self, logits: &[f32], sampling: &Sampling, position: u64, most: usize) -> Vec<Ranked> {
+        let greedy = sampling.temperature == 0.0;
+        let row = Row { logits, temperature: if greedy { 1.0 } else { sampling.temperature } };
+        let mut podium = Podium { most, ranked: Vec::with_capacity(most + 1) };
+        if greedy {
+            row.candidates().for_each(|Candidate { z, token }| podium.enter(Ranked { value: z, token }));
+            return podium.ranked;
+        }
+        let favourite = argmax(row.z());
+        let floor = if sampling.min_p > 0.0 { favourite.z + ln(sampling.min_p) } else { f64::NEG_INFINITY };
+        let perturb = |podium: &mut Podium, candidate: Candidate| {
+            let Candidate { z, token } = candidate;
+            if z < floor || z + CEILING < podium.least() {
+                return;
+            }
+            let draw = Draw::new(sampling.seed, position, token);
+            if z + draw.ceiling() >= podium.least() {
+                podium.enter(Ranked { value: z + draw.gumbel(), token });
+            }
+        };
+        match self.truncate(&row, sampling, favourite.z) {
+            true => self.kept.iter().for_each(|&candidate| perturb(&mut podium, candidate)),
+            false => row.candidates().for_each(|candidate| perturb(&mut podium, candidate)),
+        }
+        podium.ranked
+    }
+
     /// Fills `kept` with what top-k and top-p keep, in no particular order; false where they keep all.
     fn truncate(&mut self, row: &Row<'_>, sampling: &Sampling, max: f64) -> bool {
         let top_k = sampling.top_k as usize;
@@ -95,6 +141,37 @@ impl Chooser {
             self.kept.truncate(size);
         }
         true
+    }
+}
+
+/// A token with what it was chosen by: z + g, or its logit at temperature 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ranked {
+    /// The token.
+    pub token: TokenId,
+    /// z + g.
+    pub value: f64,
+}
+
+/// The greatest that have come so far, in order: descending, of equals the lowest token first.
+struct Podium {
+    most: usize,
+    ranked: Vec<Ranked>,
+}
+
+impl Podium {
+    /// What no less than may still enter.
+    fn least(&self) -> f64 {
+        self.ranked.get(self.most.wrapping_sub(1)).map_or(f64::NEG_INFINITY, |last| last.value)
+    }
+
+    fn enter(&mut self, entering: Ranked) {
+        let before = |ranked: &Ranked| {
+            ranked.value > entering.value || (ranked.value == entering.value && ranked.token < entering.token)
+        };
+        let place = self.ranked.partition_point(before);
+        self.ranked.insert(place, entering);
+        self.ranked.truncate(self.most);
     }
 }
 

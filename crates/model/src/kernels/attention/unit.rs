@@ -70,6 +70,9 @@ impl Attend<'_> {
                 _ => self.scores::<S, R, 1>(seen[R - 1]),
             } // scratch: (R, seen)
 
+            for r in 0..R {
+                self.scratch[r * stride..][self.window.gap.clone()].fill(f32::NEG_INFINITY);
+            }
             let scale = 1.0 / (shape.head_dim as f32).sqrt();
             let mut sums = [0.0; R];
             for r in 0..R {
@@ -160,7 +163,10 @@ impl Attend<'_> {
         // SAFETY: the vectors are those of a head's padded row; positions are those that the queries see.
         unsafe {
             for start in (0..all).step_by(PAGE) {
-                let positions = start..(start + PAGE).min(all);
+                let mut positions = start..(start + PAGE).min(all);
+                if positions.contains(&self.window.gap.start) && !self.window.gap.is_empty() {
+                    positions.end = self.window.gap.start;
+                }
                 let mut vector = 0;
                 while vector < vectors {
                     // Values share registers with the queries' sums.

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::{PLAIN, choose, vectors};
 use crate::portable::{exp, ln};
-use crate::{Chooser, Penalties, Sampling, TokenId, gumbel};
+use crate::{Chooser, History, Penalties, Sampling, TokenId, gumbel};
 
 #[test]
 fn choices_agree_with_an_independent_implementation() {
@@ -168,6 +168,28 @@ fn tokens_beyond_the_tokenizer_are_masked() {
         for position in 0..50 {
             let choice = Chooser::new().choose(&padded, 3, &sampling, position);
             assert_eq!(choice, choose(&padded[..3], &sampling, position));
+        }
+    }
+}
+
+/// The ranking begins with the choice, and each further place is the choice among what is left.
+#[test]
+fn a_ranking_is_a_choice_after_the_other() {
+    let history = History::default();
+    let mut chooser = Chooser::new();
+    let logits: Vec<f32> = (0..97_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 20) as f32 / 512.0).collect();
+    let truncated = Sampling { top_k: 40, top_p: 0.9, ..PLAIN };
+    for sampling in [PLAIN, truncated, Sampling { min_p: 0.01, ..PLAIN }, Sampling { temperature: 0.0, ..PLAIN }] {
+        for position in 0..50 {
+            let ranked = chooser.rank_after(&history, &logits, 90, &sampling, position, 5);
+            assert_eq!(ranked[0].token, chooser.choose(&logits, 90, &sampling, position), "{sampling:?}");
+            assert!(ranked.is_sorted_by(|a, b| a.value >= b.value), "{ranked:?}");
+            assert!(ranked.len() == 5 && ranked.iter().all(|ranked| ranked.token < 90));
+            if (sampling.top_k, sampling.top_p) == (0, 1.0) {
+                let mut left = logits.clone();
+                left[ranked[0].token as usize] = f32::NEG_INFINITY;
+                assert_eq!(chooser.choose(&left, 90, &sampling, position), ranked[1].token);
+            }
         }
     }
 }

@@ -1,0 +1,111 @@
+//! What the draft has drafted ahead for verdicts to come.
+
+use std::{collections::HashMap, mem};
+
+use proto::v1::{Branch, Proposal};
+use speculative::TokenId;
+
+/// The proposal or branch that is verified now, and the branches for what may come of it.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// Its number; 0 where no branch will name it.
+    parent: u64,
+    tokens: Vec<TokenId>,
+    /// By parent, accepted tokens and final token.
+    branches: HashMap<(u64, u32, TokenId), Branch>,
+    /// Those that may come at most.
+    most: usize,
+    /// Rows that were forwarded for those that have come.
+    rows: u64,
+}
+
+/// What became of what was drafted ahead for the verdict before a cycle.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Anticipation {
+    /// Whether there was something.
+    pub outcome: AnticipationOutcome,
+    /// Rows that the draft forwarded for the branches that have come since the cycle before.
+    pub rows: u64,
+    /// Those of the one that is the proposal now.
+    pub used_rows: u64,
+}
+
+/// How a verdict was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AnticipationOutcome {
+    /// It was foreseen in time.
+    Hit,
+    /// It was foreseen, and the branch was still on its way.
+    LateHit,
+    /// It was not foreseen.
+    Miss,
+}
+
+impl AnticipationOutcome {
+    /// As spans, metrics and reports spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::LateHit => "late_hit",
+            Self::Miss => "miss",
+        }
+    }
+}
+
+impl Anticipation {
+    pub(super) fn of(outcome: AnticipationOutcome, branch: Option<&Branch>, rows: u64) -> Self {
+        let used_rows = branch.and_then(|branch| branch.cost).map_or(0, |cost| cost.rows.into());
+        Self { outcome, rows, used_rows }
+    }
+}
+
+impl Ahead {
+    /// A proposal is verified, and up to `most` branches may come.
+    pub(super) fn plant(&mut self, proposal: &Proposal, most: usize) {
+        let Proposal { id, ref tokens, .. } = *proposal;
+        *self = Self { parent: id, tokens: tokens.clone(), most, ..Self::default() };
+    }
+
+    /// Whether branches may be there for the next verdict.
+    pub(super) fn is_expected(&self) -> bool {
+        self.parent != 0
+    }
+
+    /// Rows that were forwarded for what has come since this was asked last.
+    pub(super) fn rows(&mut self) -> u64 {
+        mem::take(&mut self.rows)
+    }
+
+    /// A branch has come. What it builds on may have been dropped meanwhile, and it with it; one too many is the draft's fault.
+    pub(super) fn take(&mut self, branch: Branch) {
+        self.rows += branch.cost.map_or(0, |cost| u64::from(cost.rows));
+        let builds = branch.parent == self.parent || self.branches.values().any(|known| known.id == branch.parent);
+        if builds && self.branches.len() < self.most {
+            self.branches.insert((branch.parent, branch.accepted, branch.final_token), branch);
+        }
+    }
+
+    /// The branch for the verdict that committed `tokens`.
+    pub(super) fn settle(&self, tokens: &[TokenId]) -> Option<Branch> {
+        let (&final_token, accepted) = tokens.split_last().filter(|_| self.is_expected())?;
+        let drafted = self.tokens.starts_with(accepted);
+        let key = (self.parent, accepted.len() as u32, final_token);
+        self.branches.get(&key).filter(|_| drafted).cloned()
+    }
+
+    /// The branch is verified now. Only what may come of it is kept.
+    pub(super) fn adopt(&mut self, branch: &Branch) {
+        (self.parent, self.tokens) = (branch.id, branch.tokens.clone());
+        let parents: HashMap<u64, u64> = self.branches.values().map(|branch| (branch.id, branch.parent)).collect();
+        let root = branch.id;
+        let below = |mut id: u64| {
+            // As many steps as there are branches: a draft that lies may name circles.
+            (0..=parents.len()).any(|_| {
+                let found = id == root;
+                id = parents.get(&id).copied().unwrap_or(0);
+                found
+            })
+        };
+        self.branches.retain(|(parent, ..), _| below(*parent));
+    }
+}

@@ -1,0 +1,46 @@
+//! What drafting ahead brought.
+
+use serde::Serialize;
+
+use crate::{AnticipationOutcome, Cycle};
+
+/// What became of the verdicts that the draft could prepare for (DESIGN §6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Anticipated {
+    /// Foreseen in time: the next cycle began at once.
+    pub hits: u64,
+    /// Foreseen, and the branch was still on its way.
+    pub late_hits: u64,
+    /// Not foreseen.
+    pub misses: u64,
+    /// Hits over all of them.
+    pub hit_rate: Option<f64>,
+    /// Rows that the draft forwarded for branches.
+    pub rows: u64,
+    /// Those of branches that were never verified.
+    pub wasted_rows: u64,
+    /// What all hits together saved of waiting for proposals, as those that were waited for took.
+    pub saved_s: f64,
+}
+
+impl Anticipated {
+    /// Over `cycles`; `None` where nothing could be drafted ahead.
+    pub(crate) fn over(cycles: &[Cycle]) -> Option<Self> {
+        let mut sum = Self::default();
+        for cycle in cycles {
+            let Some(anticipation) = cycle.anticipation else { continue };
+            match anticipation.outcome {
+                AnticipationOutcome::Hit => sum.hits += 1,
+                AnticipationOutcome::LateHit => sum.late_hits += 1,
+                AnticipationOutcome::Miss => sum.misses += 1,
+            }
+            sum.rows += anticipation.rows;
+            sum.wasted_rows += anticipation.rows;
+            sum.wasted_rows = sum.wasted_rows.saturating_sub(anticipation.used_rows);
+            sum.saved_s += cycle.saved.as_secs_f64();
+        }
+        let all = sum.hits + sum.late_hits + sum.misses;
+        sum.hit_rate = (all > 0).then(|| sum.hits as f64 / all as f64);
+        (all > 0).then_some(sum)
+    }
+}

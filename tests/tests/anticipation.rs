@@ -1,0 +1,49 @@
+//! A draft that goes on while the target verifies: the bytes stay those of AR, and verdicts are foreseen.
+
+use std::time::Duration;
+
+use coordinator::{Access, AnticipationOutcome, Pair, Request, Run};
+use outrider_tests::cluster::{Embedded, alone, assert_same, request, run, sampled};
+use speculative::{Penalties, Sampling};
+use telemetry::Distance;
+
+/// The embedded pair with the draft so far away.
+async fn from_afar(embedded: &Embedded, rtt: Duration) -> Pair {
+    let draft_distance = Distance { rtt, ..Distance::default() };
+    let access = Access { draft_distance, ..Access::default() };
+    Pair::connect(Some(&embedded.draft.url()), &embedded.target.url(), &access).await.expect("the pair")
+}
+
+fn count(run: &Run, outcome: AnticipationOutcome) -> usize {
+    run.cycles.iter().filter(|cycle| cycle.anticipation.is_some_and(|seen| seen.outcome == outcome)).count()
+}
+
+/// At any temperature, fan-out and distance, with penalties and truncation.
+#[tokio::test]
+async fn what_is_drafted_ahead_changes_no_byte() {
+    let embedded = Embedded::start().await;
+    let penalised = Penalties { presence: 0.4, frequency: 0.1, repetition: 1.1 };
+    let mixes = [
+        Sampling::greedy(),
+        sampled(0.8, 41),
+        sampled(1.2, 42),
+        Sampling { top_k: 12, top_p: 0.9, ..sampled(0.8, 43) },
+        Sampling { penalties: penalised, min_p: 0.02, ..sampled(0.8, 44) },
+    ];
+    for (at, sampling) in mixes.into_iter().enumerate() {
+        let asked = request("ROMEO:", sampling, 512, 0);
+        let expected = run(&embedded.pair, &alone(&asked)).await;
+        for (rtt_ms, branches, gamma) in [(0, 16, 4), (2, 3, 4), (6, 64, 1 + at), (2, 16, 8)] {
+            let pair = from_afar(&embedded, Duration::from_millis(rtt_ms)).await;
+            let asked = Request { branches, gamma: gamma.into(), ..asked.clone() };
+            let seen = run(&pair, &asked).await;
+            let what = format!("{sampling:?}, {rtt_ms} ms, {branches} branches, γ {gamma}");
+            assert_same(&seen, &expected, &what);
+            let [hits, late, misses] =
+                [AnticipationOutcome::Hit, AnticipationOutcome::LateHit, AnticipationOutcome::Miss]
+                    .map(|outcome| count(&seen, outcome));
+            println!("{what}: {hits} hits, {late} late, {misses} misses, {} cycles", seen.cycles.len());
+            assert!(hits + late > 0, "{what}: nothing was foreseen");
+        }
+    }
+}

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use coordinator::{Access, AnticipationOutcome, Pair, Request, Run};
-use outrider_tests::cluster::{Embedded, alone, assert_same, request, run, sampled};
-use speculative::{Penalties, Sampling};
+use model::EmbeddedModel;
+use outrider_tests::cluster::{Embedded, PATIENT, alone, assert_same, request, run, sampled, watch, worker};
+use speculative::{Penalties, Sampling, policy::Gamma};
 use telemetry::Distance;
 
 /// The embedded pair with the draft so far away.
@@ -45,5 +46,50 @@ async fn what_is_drafted_ahead_changes_no_byte() {
             println!("{what}: {hits} hits, {late} late, {misses} misses, {} cycles", seen.cycles.len());
             assert!(hits + late > 0, "{what}: nothing was foreseen");
         }
+    }
+}
+
+/// Killed while it drafts ahead, started anew, and killed again; and with γ of its own.
+#[tokio::test]
+async fn a_draft_that_dies_while_it_goes_ahead_changes_no_byte() {
+    let mut embedded = Embedded::start().await;
+    let pair = from_afar(&embedded, Duration::from_millis(1)).await;
+    let asked = request("JULIET:", sampled(0.8, 45), 900, 0);
+    let expected = run(&pair.without_draft(), &alone(&asked)).await;
+    for gamma in [Gamma::Fixed(4), Gamma::Auto] {
+        let asked = Request { branches: 16, gamma, ..asked.clone() };
+        let mut lives = 0;
+        let grim = |characters: usize| {
+            if characters / 150 > lives {
+                lives = characters / 150;
+                embedded.draft.kill();
+                embedded.draft.restart(worker(EmbeddedModel::Draft));
+            }
+        };
+        let seen = watch(&pair, &asked, PATIENT, grim).await.unwrap();
+        assert_same(&seen, &expected, &format!("killed again and again, γ {gamma}"));
+        let later = seen.cycles.iter().rev().take(seen.cycles.len() / 2);
+        assert!(later.filter(|cycle| cycle.anticipation.is_some()).count() > 0, "drafted ahead again");
+    }
+}
+
+/// Many sessions of one draft go ahead at once, in shared passes, beside one that asks.
+#[tokio::test]
+async fn sessions_that_go_ahead_do_not_touch_each_other() {
+    let embedded = Embedded::start().await;
+    let pair = from_afar(&embedded, Duration::from_millis(3)).await;
+    let runs = (0..6).map(|seed| {
+        let asked = request("ROMEO:", sampled(0.8, 50 + seed), 300, 4);
+        let (pair, branches) = (pair.clone(), if seed == 0 { 0 } else { 4 * seed as usize });
+        tokio::spawn(async move {
+            let seen = run(&pair, &Request { branches, ..asked.clone() }).await;
+            (seen, run(&pair.without_draft(), &alone(&asked)).await, branches)
+        })
+    });
+    for running in runs.collect::<Vec<_>>() {
+        let (seen, expected, branches) = running.await.unwrap();
+        assert_same(&seen, &expected, &format!("{branches} branches"));
+        let anticipated = seen.cycles.iter().filter(|cycle| cycle.anticipation.is_some()).count();
+        assert_eq!(anticipated > 0, branches > 0, "{anticipated} with {branches} branches");
     }
 }

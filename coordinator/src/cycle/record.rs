@@ -212,6 +212,11 @@ impl Cycle {
         span.set(spec::GAMMA, self.gamma as i64);
         span.set(spec::ACCEPTED, self.accepted as i64);
         span.set(spec::BASE_LEN, base_len as i64);
+        if let Some(anticipation) = self.anticipation {
+            span.set(spec::ANTICIPATION, anticipation.outcome.as_str());
+            span.set(spec::ANTICIPATED_ROWS, anticipation.rows as i64);
+            span.set(spec::SAVED_NS, ns(self.saved));
+        }
         if let Some(draft) = &self.draft {
             span.set(spec::DRAFT_COMPUTE_NS, ns(draft.compute));
             span.set(spec::DRAFT_QUEUE_NS, ns(draft.queue));

@@ -26,7 +26,7 @@ use telemetry::{
 
 use self::distance::Distance;
 use super::parse::Endpoint;
-use crate::{Cycle, Run, cycle::Part};
+use crate::{AnticipationOutcome, Cycle, Run, cycle::Part, report::Anticipated};
 
 /// The boundaries that the GenAI conventions advise, in seconds.
 const TIME_TO_FIRST_TOKEN_S: [f64; 16] =
@@ -79,7 +79,7 @@ struct PartLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct Failover {
+struct ByOutcome {
     outcome: &'static str,
 }
 
@@ -103,7 +103,10 @@ pub(super) struct Metrics {
     cycle_duration: HistogramWithExemplars<Exemplar>,
     cycle_time: Family<PartLabel, Counter<f64, AtomicU64>>,
     draft_absent: Count,
-    failovers: Family<Failover, Count>,
+    anticipation: Family<ByOutcome, Count>,
+    anticipation_wasted_rows: Count,
+    anticipation_saved: Counter<f64, AtomicU64>,
+    failovers: Family<ByOutcome, Count>,
     running: Gauge<i64, AtomicI64>,
     responses: Family<Response, Count>,
     distance: Arc<Mutex<Distance>>,
@@ -145,6 +148,9 @@ impl Metrics {
             cycle_duration: HistogramWithExemplars::new(CYCLE_S.into_iter()),
             cycle_time: Family::default(),
             draft_absent: Counter::default(),
+            anticipation: Family::default(),
+            anticipation_wasted_rows: Counter::default(),
+            anticipation_saved: Counter::default(),
             failovers: Family::default(),
             running: Gauge::default(),
             responses: Family::default(),
@@ -152,7 +158,10 @@ impl Metrics {
         };
         // Counted from 0 on, so that the first one is seen to be one more.
         for outcome in ["continued", "failed"] {
-            drop(told.failovers.get_or_create(&Failover { outcome }));
+            drop(told.failovers.get_or_create(&ByOutcome { outcome }));
+        }
+        for outcome in AnticipationOutcome::ALL {
+            drop(told.anticipation.get_or_create(&ByOutcome { outcome: outcome.as_str() }));
         }
         told.register(&mut all);
         told.all = Arc::new(all);
@@ -174,6 +183,9 @@ impl Metrics {
         all.register(&metric::CYCLE_DURATION, self.cycle_duration.clone());
         all.register(&metric::CYCLE_TIME, self.cycle_time.clone());
         all.register(&metric::DRAFT_ABSENT_CYCLES, self.draft_absent.clone());
+        all.register(&metric::ANTICIPATION, self.anticipation.clone());
+        all.register(&metric::ANTICIPATION_WASTED_ROWS, self.anticipation_wasted_rows.clone());
+        all.register(&metric::ANTICIPATION_SAVED, self.anticipation_saved.clone());
         all.register(&metric::FAILOVERS, self.failovers.clone());
         all.register(&metric::CHOICES_RUNNING, self.running.clone());
         all.register(&metric::HTTP_RESPONSES, self.responses.clone());
@@ -221,8 +233,12 @@ impl Metrics {
         for cycle in &run.cycles {
             self.cycled(cycle, trace_id);
         }
+        if let Some(Anticipated { wasted_rows, saved_s, .. }) = Anticipated::over(&run.cycles) {
+            self.anticipation_wasted_rows.inc_by(wasted_rows);
+            self.anticipation_saved.inc_by(saved_s);
+        }
         if run.failovers > 0 {
-            self.failovers.get_or_create(&Failover { outcome: "continued" }).inc_by(run.failovers);
+            self.failovers.get_or_create(&ByOutcome { outcome: "continued" }).inc_by(run.failovers);
         }
         self.distance.lock().unwrap_or_else(PoisonError::into_inner).learn(run);
     }
@@ -233,6 +249,9 @@ impl Metrics {
         if cycle.gamma == 0 && cycle.wanted > 0 {
             self.draft_absent.inc();
         }
+        if let Some(anticipation) = cycle.anticipation {
+            self.anticipation.get_or_create(&ByOutcome { outcome: anticipation.outcome.as_str() }).inc();
+        }
         for part in Part::ALL {
             let label = PartLabel { part: part.as_str() };
             self.cycle_time.get_or_create(&label).inc_by(cycle.part(part).as_secs_f64());
@@ -241,7 +260,7 @@ impl Metrics {
 
     /// A choice has failed because its target was lost.
     pub(super) fn lost(&self) {
-        self.failovers.get_or_create(&Failover { outcome: "failed" }).inc();
+        self.failovers.get_or_create(&ByOutcome { outcome: "failed" }).inc();
     }
 
     /// A request has ended.

@@ -96,6 +96,12 @@ pub mod spec {
     pub const GAMMA: &str = "outrider.spec.gamma";
     /// How γ is chosen: fixed or auto. With auto the γ of the request is the most that a cycle may propose.
     pub const GAMMA_POLICY: &str = "outrider.spec.gamma_policy";
+    /// What became of what the draft had drafted ahead for the verdict before: hit, late_hit or miss.
+    pub const ANTICIPATION: &str = "outrider.spec.anticipation";
+    /// Rows that the draft forwarded for the branches that have come since the cycle before.
+    pub const ANTICIPATED_ROWS: &str = "outrider.spec.anticipated_rows";
+    /// What a branch saved of the wait for a proposal, as proposals have taken so far.
+    pub const SAVED_NS: &str = "outrider.spec.saved_ns";
     /// Tokens accepted.
     pub const ACCEPTED: &str = "outrider.spec.accepted";
     /// Cycles of a request.

@@ -42,6 +42,9 @@ pub enum AnticipationOutcome {
 }
 
 impl AnticipationOutcome {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Hit, Self::LateHit, Self::Miss];
+
     /// As spans, metrics and reports spell it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -312,3 +312,55 @@ fn roofs_are_plausible_and_soon_known() {
     assert!(start.elapsed().as_secs_f64() < 5.0, "even where others compute");
     assert!(roofs.flops_per_s > 1e8 && roofs.bytes_per_s > 1e7 && roofs.memory_bytes_per_s > 1e7, "{roofs:?}");
 }
+
+/// A branch computes what the sequence would compute, but for the order of its sums; its trunk and its siblings do not see it.
+#[test]
+fn branches_share_what_is_before_them() {
+    let forward = |model: &mut Transformer, cache: &mut KvCache, tokens: &[u32]| {
+        model.forward(&mut [Rows { cache, tokens, logits_from: 0 }]).unwrap()
+    };
+    for geometry in odd() {
+        let mut model = model(geometry, Isa::best(), 2);
+        let tokens = tokens(5, 150);
+        // Where a page ends, in the middle of one, and at a page's first position.
+        for at in [64, 90, 65, 128] {
+            let mut straight = Decoder::new_cache(&model);
+            let whole = forward(&mut model, &mut straight, &tokens[..at + 12]);
+            let mut trunk = Decoder::new_cache(&model);
+            forward(&mut model, &mut trunk, &tokens[..at + 3]);
+            let held = trunk.bytes();
+            let mut branch = trunk.branch(at, None);
+            let mut sibling = trunk.branch(at + 1, None);
+            forward(&mut model, &mut sibling, &[1, 2, 3]);
+            forward(&mut model, &mut branch, &tokens[at..at + 4]);
+            // A branch of a branch, and further rows of both beside each other.
+            let mut twig = branch.branch(at + 2, None);
+            let rows = [
+                Rows { cache: &mut branch, tokens: &tokens[at + 4..at + 8], logits_from: 0 },
+                Rows { cache: &mut twig, tokens: &tokens[at + 2..at + 8], logits_from: 0 },
+                Rows { cache: &mut trunk, tokens: &tokens[at + 3..at + 5], logits_from: 0 },
+            ];
+            let seen = model.forward(&mut { rows }).unwrap();
+            let off = |sequence: usize, row: usize, at: usize| {
+                let rows = seen.row(sequence, row).iter().zip(whole.row(0, at));
+                rows.map(|(one, other)| (one - other).abs()).fold(0.0, f32::max)
+            };
+            for row in 0..4 {
+                assert!(off(0, row, at + 4 + row) < 1e-4, "{geometry:?} at {at}, row {row}");
+                assert!(off(1, row + 2, at + 4 + row) < 1e-4, "{geometry:?} at {at}, twig's row {row}");
+            }
+            assert!(seen.row(2, 1) == whole.row(0, at + 4), "the trunk's own bits, {geometry:?} at {at}");
+            assert!(trunk.bytes() <= held + trunk.page_bytes() as u64);
+
+            // The sequence goes on as the branch did.
+            trunk.absorb(&branch);
+            assert_eq!(trunk.len(), at + 8);
+            let seen = forward(&mut model, &mut trunk, &tokens[at + 8..at + 12]);
+            for row in 0..4 {
+                let rows = seen.row(0, row).iter().zip(whole.row(0, at + 8 + row));
+                let off = rows.map(|(one, other)| (one - other).abs()).fold(0.0, f32::max);
+                assert!(off < 1e-4, "{geometry:?} absorbed at {at}, row {row}: {off}");
+            }
+        }
+    }
+}

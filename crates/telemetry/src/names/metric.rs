@@ -103,6 +103,12 @@ metrics! {
     CYCLE_TIME = "outrider.cycle.time", Counter, "s", ["part"], "Time in the parts of cycles, which add up to their wall";
     DRAFT_ABSENT_CYCLES = "outrider.draft_absent_cycles", Counter, "{cycle}", [],
         "Cycles that wanted a proposal and got none";
+    ANTICIPATION = "outrider.anticipation", Counter, "{verdict}", ["outcome"],
+        "Verdicts that the draft could prepare for: hit, late_hit or miss";
+    ANTICIPATION_WASTED_ROWS = "outrider.anticipation.wasted_rows", Counter, "{row}", [],
+        "Rows that drafts forwarded for branches that were not verified";
+    ANTICIPATION_SAVED = "outrider.anticipation.saved", Counter, "s", [],
+        "What branches saved of waiting for proposals, as proposals have taken so far";
     FAILOVERS = "outrider.failovers", Counter, "{failover}", ["outcome"],
         "Targets that were lost under a choice: another continued it, or it failed";
     BREAK_EVEN_RTT = "outrider.break_even_rtt", Gauge, "s", [],

@@ -24,6 +24,8 @@ pub struct Plan {
     pub gammas: Vec<Gamma>,
     /// Branches that the draft may draft ahead; 0 is none.
     pub branches: usize,
+    /// What ends a proposal early; 0 is off.
+    pub min_confidence: f32,
     /// Counted pairs for each γ, after a warm-up that is dropped.
     pub pairs: usize,
     /// The pairs take them in turn.
@@ -218,8 +220,9 @@ async fn run(
 ) -> Result<Run, Error> {
     let prompt = plan.prompts[round % plan.prompts.len()].clone();
     let sampling = Sampling { seed: plan.sampling.seed.wrapping_add(round as u64), ..plan.sampling };
-    let Plan { max_tokens, trace_cycles, branches, .. } = *plan;
-    let request = Request { max_tokens, gamma, branches, trace_cycles, ..Request::new(prompt, sampling) };
+    let Plan { max_tokens, trace_cycles, branches, min_confidence, .. } = *plan;
+    let request =
+        Request { max_tokens, gamma, branches, min_confidence, trace_cycles, ..Request::new(prompt, sampling) };
     generate(bench.pair, request, bench.deadlines, bench.tracer, |_| {}, cancel).await
 }
 

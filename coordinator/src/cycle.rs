@@ -31,7 +31,7 @@ pub use record::{Cycle, Leg, Part, Run, StopReason};
 
 use crate::{
     AnticipationOutcome, Deadlines, Error, Pair, PairRoofs,
-    link::{Call, DraftLink, Opening, TargetLink, Verified, trace_context},
+    link::{Call, DraftLink, Opening, TargetLink, Verified, Wish, trace_context},
     text::{Piece, Text},
 };
 
@@ -46,6 +46,8 @@ pub struct Request {
     pub max_tokens: usize,
     /// Proposed tokens of a cycle, or how they are chosen.
     pub gamma: Gamma,
+    /// The draft ends a proposal before the first token that it holds less likely than this, 0 to 1; 0 is off.
+    pub min_confidence: f32,
     /// Branches that the draft may draft ahead, for verdicts that are not there yet (DESIGN §6); 0 is none.
     pub branches: usize,
     /// The text ends before the first of these.
@@ -106,6 +108,7 @@ impl Request {
             sampling,
             max_tokens: 256,
             gamma: Gamma::Fixed(0),
+            min_confidence: 0.0,
             branches: 0,
             stop: Vec::new(),
             top_logprobs: None,
@@ -304,7 +307,7 @@ impl<'a> Generation<'a> {
             // A prompt that the draft does not take leaves nothing for it to propose.
             if call.open.tokens.len() <= draft.description.limits.unwrap_or_default().max_prompt_tokens as usize {
                 let target = self.pair.target.description.clone();
-                self.draft = Some(DraftLink::open(draft, target, call, self.deadlines, self.request.branches));
+                self.draft = Some(DraftLink::open(draft, target, call, self.deadlines, Wish::of(&self.request)));
             }
         }
         let call = self.open(&self.prefill_span);
@@ -373,7 +376,7 @@ impl<'a> Generation<'a> {
             cycle.draft = proposed.leg;
             cycle.anticipation = proposed.anticipation;
             proposal = proposed.tokens;
-            if proposal.is_empty() {
+            if cycle.lacks_draft() && proposal.is_empty() {
                 cycle.span.set(spec::DRAFT_ABSENT, true);
             }
         }

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-pub(crate) use draft::DraftLink;
 pub use draft::{Anticipation, AnticipationOutcome};
+pub(crate) use draft::{DraftLink, Wish};
 pub(crate) use target::{Opening, TargetLink, Verified};
 
 use crate::Leg;

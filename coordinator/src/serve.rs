@@ -67,6 +67,8 @@ pub struct Config {
     pub gamma: Gamma,
     /// Branches that the draft may draft ahead for each choice; 0 is none.
     pub branches: usize,
+    /// What ends a proposal early; 0 is off.
+    pub min_confidence: f32,
     /// Connections open at once, at each door.
     pub max_connections: usize,
     /// Of these, from one IP address.

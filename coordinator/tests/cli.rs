@@ -59,6 +59,8 @@ fn a_value_out_of_range_ends_with_status_2_and_says_what_is_allowed() {
         ("--draft-deadline", "0s", "above 0"),
         ("--draft-deadline", "5", "250ms"),
         ("--target-deadline", "2 years", "1day"),
+        ("--min-confidence", "1.1", "0 to 1"),
+        ("--min-confidence", "x", "0 to 1"),
         ("--anticipate", "65", "1 to 64, auto or off"),
         ("--anticipate", "0", "1 to 64, auto or off"),
         ("--emulate-rtt", "2ms", "draft=… or target=…"),
@@ -185,9 +187,20 @@ fn the_help_of_each_command_names_each_of_its_flags() {
         "--repetition-penalty",
         "--seed",
     ];
-    let generate =
-        ["--anticipate", "--gamma", "--ar", "--max-tokens", "--stop", "--chat", "--system", "--trace-file", "--json"];
-    let bench = ["--anticipate", "--gamma", "--pairs", "--max-tokens", "--workload", "--sidecar", "--json"];
+    let generate = [
+        "--anticipate",
+        "--min-confidence",
+        "--gamma",
+        "--ar",
+        "--max-tokens",
+        "--stop",
+        "--chat",
+        "--system",
+        "--trace-file",
+        "--json",
+    ];
+    let bench =
+        ["--anticipate", "--min-confidence", "--gamma", "--pairs", "--max-tokens", "--workload", "--sidecar", "--json"];
     let certify = ["--prompt", "--max-tokens", "--windows", "--sessions", "--json"];
     for (name, flags) in [
         ("generate", [&generate[..], &sampling, &pair, &models].concat()),

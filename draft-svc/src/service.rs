@@ -68,11 +68,12 @@ impl Role for Drafting {
         request: DraftSessionRequest,
         desk: &mut session::Desk,
     ) -> Result<Option<DraftSessionResponse>, Status> {
-        let v1::Propose { cycle, base_len, tokens, gamma, trace, branches, verifying } = match request.message {
-            Some(draft_session_request::Message::Propose(propose)) => propose,
-            Some(draft_session_request::Message::Open(_)) => return Err(session::opened_twice()),
-            None => return Ok(None),
-        };
+        let v1::Propose { cycle, base_len, tokens, gamma, trace, branches, verifying, min_confidence } =
+            match request.message {
+                Some(draft_session_request::Message::Propose(propose)) => propose,
+                Some(draft_session_request::Message::Open(_)) => return Err(session::opened_twice()),
+                None => return Ok(None),
+            };
         let Some(exchange) = desk.begin(span::PROPOSE, cycle, trace) else {
             return Ok(None);
         };
@@ -82,6 +83,7 @@ impl Role for Drafting {
             gamma: gamma as usize,
             verifying: verifying.map(|verifying| verifying.tokens),
             branches: branches as usize,
+            min_confidence,
         };
         let message = match self.0.propose(message).await {
             Ok(Proposed::Answer(Answer { tokens, confidences, cost, .. }, id)) => {

@@ -14,4 +14,4 @@ const BINARY: &str = env!("CARGO_BIN_EXE_draft-svc");
 const MODEL: &str = "embedded:draft";
 
 /// Flags that the other service does not have, with their variables.
-const OWN_FLAGS: [(&str, &str); 0] = [];
+const OWN_FLAGS: [(&str, &str); 1] = [("--max-branches", "OUTRIDER_MAX_BRANCHES")];

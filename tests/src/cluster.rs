@@ -64,6 +64,13 @@ pub fn worker(model: EmbeddedModel) -> Worker {
     }
 }
 
+/// A target whose ids stand for something else than the embedded pair's.
+pub fn another_tokenizer_target() -> Worker {
+    let renamed = decoders::plain(model(EmbeddedModel::Target))
+        .described(|model| model.tokenizer = decoders::another_tokenizer());
+    spawn(renamed, Limits::default())
+}
+
 /// Which of the two services a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {

@@ -39,6 +39,7 @@ use crate::cluster::{LONG, PATIENT, within};
 pub const CONFIG: Config = Config {
     gamma: Gamma::Fixed(4),
     branches: 0,
+    min_confidence: 0.0,
     max_connections: 1024,
     max_connections_per_peer: 1024,
     header_timeout: LONG,

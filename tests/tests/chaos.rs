@@ -146,7 +146,7 @@ async fn every_answer_survives_every_fault() -> Result<()> {
     let drafts = [Place::start("draft-svc").await?, Place::start("draft-svc").await?];
     let targets = [Place::start("target-svc").await?, Place::start("target-svc").await?];
     let urls = |places: &[Place; 2]| format!("{},{}", places[0].link.url(), places[1].link.url());
-    let flags = ["--draft", &urls(&drafts), "--target", &urls(&targets)];
+    let flags = ["--draft", &urls(&drafts), "--target", &urls(&targets), "--anticipate", "8"];
     let patience = ["--draft-deadline", "200ms", "--target-deadline", "30s", "--max-concurrent", "64"];
     let service = Process::serve(&[&flags[..], &patience].concat()).await?;
     let files = open_files(&service)?;

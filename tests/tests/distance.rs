@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use coordinator::{Access, Pair, Request, report::median};
-use outrider_tests::cluster::{Embedded, alone, assert_same, request, run, sampled};
+use model::{EmbeddedModel, Limits};
+use outrider_tests::cluster::{
+    Embedded, Node, alone, assert_same, decoders, model, request, run, sampled, spawn, worker,
+};
 use speculative::{Sampling, policy::Gamma};
 use telemetry::Distance;
 
@@ -53,7 +56,10 @@ async fn what_travels_badly_arrives_all_the_same() {
 /// γ follows the distance: as far away as this no proposal pays, and near it does. The bytes do not change.
 #[tokio::test]
 async fn gamma_follows_the_distance() {
-    let embedded = Embedded::start().await;
+    // A target whose passes are long enough that what else the machine does is small beside them.
+    let slow = decoders::sleepy(model(EmbeddedModel::Target), Duration::from_millis(5));
+    let target = Node::target(spawn(slow, Limits::default()));
+    let embedded = Embedded::with(Node::draft(worker(EmbeddedModel::Draft)), target).await;
     for sampling in [Sampling::greedy(), sampled(0.8, 33)] {
         let asked = Request { gamma: Gamma::Auto, ..request("ROMEO:", sampling, 600, 0) };
         let expected = run(&embedded.pair, &alone(&asked)).await;

@@ -46,7 +46,7 @@ pub(super) struct GenerateArgs {
     pub(super) ar: bool,
 
     #[command(flatten)]
-    pub(super) anticipate: AnticipateArgs,
+    pub(super) proposals: ProposalArgs,
 
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = whole::<u32>(1..=MOST_TOKENS))]
@@ -97,7 +97,7 @@ pub(super) struct BenchArgs {
     pub(super) gamma: Vec<Gamma>,
 
     #[command(flatten)]
-    pub(super) anticipate: AnticipateArgs,
+    pub(super) proposals: ProposalArgs,
 
     /// Counted pairs of an AR and a speculative run for each γ, after one that is dropped
     #[arg(long, value_name = "N", default_value = "15", allow_negative_numbers = true, value_parser = whole::<u32>(1..=10_000))]
@@ -124,7 +124,7 @@ pub(super) struct BenchArgs {
 }
 
 #[derive(Args, Clone, Copy, Debug)]
-pub(super) struct AnticipateArgs {
+pub(super) struct ProposalArgs {
     /// Have the draft go on while the target verifies, for the likeliest verdicts: so many proposals at once, 1 to 64, auto or
     /// off. auto is 16 where draft and target are services, off where both compute in this process
     #[arg(
@@ -135,6 +135,10 @@ pub(super) struct AnticipateArgs {
         allow_negative_numbers = true
     )]
     anticipate: Anticipate,
+
+    /// Have the draft end a proposal before the first token that it holds less likely than this, 0 to 1; 0 never does
+    #[arg(long, env = "OUTRIDER_MIN_CONFIDENCE", value_name = "P", default_value = "0", allow_negative_numbers = true, value_parser = share)]
+    pub(super) min_confidence: f32,
 }
 
 /// What drafting ahead may use.
@@ -162,7 +166,7 @@ impl FromStr for Anticipate {
     }
 }
 
-impl AnticipateArgs {
+impl ProposalArgs {
     /// Branches for a pair that computes in this process or elsewhere.
     pub(super) fn branches(self, is_embedded: bool) -> usize {
         match self.anticipate {
@@ -386,6 +390,11 @@ fn some_gamma(text: &str) -> Result<Gamma, String> {
 fn threads(text: &str) -> Result<NonZeroUsize, String> {
     let threads = whole::<usize>(1..=MOST_THREADS)(text)?;
     NonZeroUsize::new(threads).ok_or_else(|| "allowed: 1 or more".to_owned())
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    let value = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
+    value.ok_or_else(|| "allowed: a number, 0 to 1".to_owned())
 }
 
 fn temperature(text: &str) -> Result<f64, String> {

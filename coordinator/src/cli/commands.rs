@@ -57,7 +57,8 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
             let request = Request {
                 max_tokens: args.max_tokens as usize,
                 gamma,
-                branches: args.anticipate.branches(connected.is_embedded()),
+                branches: args.proposals.branches(connected.is_embedded()),
+                min_confidence: args.proposals.min_confidence,
                 stop: args.stop,
                 record_content: args.services.record_content,
                 trace_cycles: args.services.trace_cycles,

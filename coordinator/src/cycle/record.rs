@@ -153,6 +153,11 @@ impl Cycle {
         }
     }
 
+    /// Whether the draft was asked in vain: it was away or late. One that answers that it is too unsure was not.
+    pub fn lacks_draft(&self) -> bool {
+        self.wanted > 0 && self.gamma == 0 && self.draft.is_none_or(|leg| leg.compute.is_zero())
+    }
+
     /// How long a part took.
     pub fn part(&self, part: Part) -> Duration {
         let draft = self.draft.unwrap_or_default();

@@ -23,7 +23,7 @@ use tonic::Status;
 use tracing::Instrument;
 
 use super::{Call, Duplex, leg, trace_context};
-use crate::{Deadlines, Leg, Service, replicas::Placed};
+use crate::{Deadlines, Leg, Request, Service, replicas::Placed};
 use ahead::Ahead;
 pub use ahead::{Anticipation, AnticipationOutcome};
 use patience::Patience;
@@ -45,8 +45,21 @@ pub(crate) struct DraftLink {
     state: State,
     /// Pause before the next attempt to reopen.
     pause: Duration,
+    wish: Wish,
+}
+
+/// What is wanted of proposals beside their length.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
     /// Branches that the draft may draft ahead.
     branches: usize,
+    min_confidence: f32,
+}
+
+impl Wish {
+    pub(crate) fn of(request: &Request) -> Self {
+        Self { branches: request.branches, min_confidence: request.min_confidence }
+    }
 }
 
 enum State {
@@ -104,12 +117,12 @@ impl DraftLink {
         target: DescribeResponse,
         call: Call,
         deadlines: Deadlines,
-        branches: usize,
+        wish: Wish,
     ) -> Self {
         let state = State::Opening(tokio::spawn(open_stream(service.clone(), call).in_current_span()));
         let most = service.description.limits.unwrap_or_default().max_branches as usize;
-        let branches = branches.min(most);
-        Self { service, target, patience: Patience::new(deadlines), state, pause: FIRST_PAUSE, branches }
+        let wish = Wish { branches: wish.branches.min(most), ..wish };
+        Self { service, target, patience: Patience::new(deadlines), state, pause: FIRST_PAUSE, wish }
     }
 
     /// Waits until the prefill is done, the attempt has failed, or `deadline` has passed.
@@ -169,8 +182,9 @@ impl DraftLink {
             tokens: asked.tokens.clone(),
             gamma: gamma as u32,
             trace: None,
-            branches: self.branches as u32,
+            branches: self.wish.branches as u32,
             verifying: None,
+            min_confidence: self.wish.min_confidence,
         };
         if let Some(Some(branch)) = foresaw {
             let tokens = branch.tokens.clone();
@@ -201,7 +215,7 @@ impl DraftLink {
                 let wire_bytes = asked_bytes + proposal.encoded_len();
                 let leg = leg(sent, proposal.cost.as_ref().unwrap_or(&v1::Cost::default()), wire_bytes);
                 self.patience.kept();
-                stream.ahead.plant(&proposal, self.branches);
+                stream.ahead.plant(&proposal, self.wish.branches);
                 self.state = State::Ready(stream);
                 let anticipation = anticipated.then(|| Anticipation::of(AnticipationOutcome::Miss, None, rows));
                 Proposed { tokens: self.checked(&asked, proposal), leg: Some(leg), anticipation }

@@ -246,7 +246,7 @@ impl Metrics {
     fn cycled(&self, cycle: &Cycle, trace_id: Option<&str>) {
         self.cycles.get_or_create(&Proposed { gamma: cycle.gamma as u32 }).inc();
         observe(&self.cycle_duration, cycle.wall.as_secs_f64(), trace_id);
-        if cycle.gamma == 0 && cycle.wanted > 0 {
+        if cycle.lacks_draft() {
             self.draft_absent.inc();
         }
         if let Some(anticipation) = cycle.anticipation {

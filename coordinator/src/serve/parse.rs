@@ -93,8 +93,9 @@ pub(super) fn body(
         Endpoint::Chat => conversation(fields, pair),
     }?;
     let max_tokens = wanted.unwrap_or_else(|| unasked_tokens(endpoint, pair, prompt.len())) as usize;
-    let branches = config.branches;
-    let request = Request { max_tokens, gamma, branches, stop, top_logprobs, ..Request::new(prompt, sampling) };
+    let Config { branches, min_confidence, .. } = *config;
+    let request =
+        Request { max_tokens, gamma, min_confidence, branches, stop, top_logprobs, ..Request::new(prompt, sampling) };
     Ok(Asked { request, choices: choices as usize, stream, include_usage, names })
 }
 
@@ -160,6 +161,7 @@ pub(super) fn message(message: GenerateRequest, pair: &Pair, config: &Config, ra
         max_tokens: message.max_tokens.unwrap_or(unasked) as usize,
         gamma: message.gamma.map_or(unasked_gamma(pair, config), |gamma| Gamma::Fixed(gamma as usize)),
         branches: config.branches,
+        min_confidence: config.min_confidence,
         stop: message.stop,
         top_logprobs: message.top_logprobs.map(|top| top as usize),
         ..Request::new(prompt, sampling)

@@ -6,11 +6,12 @@
 mod admission;
 mod batch;
 mod growth;
+mod lookup;
 mod prefixes;
 mod usage;
 
 use std::{
-    fmt, io, mem,
+    fmt, future, io, mem,
     sync::{
         Arc,
         atomic::AtomicBool,
@@ -21,6 +22,7 @@ use std::{
 };
 
 use speculative::{History, Logprobs, Ranked, Sampling, SyntheticAcceptance, TokenId, roofline::Roofs};
+use tokenizer::Tokenizer;
 use tokio::sync::{Mutex, oneshot, watch};
 
 use self::{
@@ -34,21 +36,35 @@ use crate::{Decoder, Description, Error, KvCache, Limits, Open, OpenError, sessi
 pub(crate) use growth::{Grown, Stem};
 pub use usage::Usage;
 
+/// The longest text that is looked through.
+const LONGEST_TEXT: usize = 1 << 20;
+
 /// A handle on the model's thread. Cheap to clone; the thread ends with the last one.
 #[derive(Clone)]
 pub struct Worker {
-    /// Never long: a session has at most one request in it.
-    queue: Sender<Request>,
+    engine: Engine,
     description: Arc<Description>,
     limits: Limits,
     synthetic_acceptance: Option<SyntheticAcceptance>,
     admission: Arc<Admission>,
     counters: Arc<Counters>,
     page_bytes: usize,
-    /// Its sender is the thread's.
-    running: watch::Receiver<()>,
     /// Held while they are measured, so that nobody else measures meanwhile.
     roofs: Arc<Mutex<Option<Roofs>>>,
+}
+
+/// What answers.
+#[derive(Clone)]
+enum Engine {
+    /// A model's thread.
+    Thread {
+        /// Never long: a session has at most one request in it.
+        queue: Sender<Request>,
+        /// Its sender is the thread's.
+        running: watch::Receiver<()>,
+    },
+    /// The text itself; nobody waits for it.
+    Lookup,
 }
 
 enum Request {
@@ -76,7 +92,7 @@ struct Task {
 type Reply = oneshot::Sender<Result<(KvCache, History, Answer), Error>>;
 
 /// What the forwarded tokens are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Goal {
     /// Choose `gamma` tokens, one after the other.
     Propose {
@@ -84,6 +100,8 @@ pub(crate) enum Goal {
         gamma: usize,
         /// Tokens of the ranking behind each choice that are wanted.
         ranked: usize,
+        /// The first choice that the model holds less likely than this is not proposed, nor is anything after it.
+        min_confidence: f32,
     },
     /// Choose along the last `gamma` forwarded tokens, until a choice differs.
     Verify {
@@ -145,6 +163,8 @@ pub(crate) struct Lane {
     /// Empty before the first pass, while a request is with the thread, and for good when that request's future was
     /// dropped: the thread then refuses to go on.
     pub(crate) cache: Option<KvCache>,
+    /// What the session's sequence holds, where it is looked up.
+    text: Vec<TokenId>,
     /// Positions that it was let in with.
     positions: usize,
     /// Travels as the cache does.
@@ -206,13 +226,48 @@ impl Worker {
         thread::Builder::new().name(name.to_owned()).spawn(thread)?;
         let description = Arc::new(description);
         let roofs = Arc::default();
-        Ok(Self { queue, description, limits, synthetic_acceptance, admission, counters, page_bytes, running, roofs })
+        let engine = Engine::Thread { queue, running };
+        Ok(Self { engine, description, limits, synthetic_acceptance, admission, counters, page_bytes, roofs })
+    }
+
+    /// A drafter without a model: it looks up how the session's own text went on when its last tokens stood in it before. It
+    /// works with the ids of any tokenizer.
+    pub fn ngram(limits: Limits) -> Self {
+        let limits = Limits { max_branches: 0, ..limits };
+        // It has no caches, so sessions alone are counted.
+        let budget = Budget { own: u32::MAX as usize, shared: 0 };
+        let description = Description {
+            name: "ngram".to_owned(),
+            fingerprint: "ngram".to_owned(),
+            arithmetic: "ngram".to_owned(),
+            tokenizer: Tokenizer::any(),
+            vocab_size: u32::MAX as usize,
+            context: LONGEST_TEXT,
+            dtype: "none",
+            device: "cpu".to_owned(),
+            parameters: 0,
+            weight_bytes: 0,
+            synthetic: false,
+        };
+        Self {
+            engine: Engine::Lookup,
+            description: Arc::new(description),
+            limits,
+            synthetic_acceptance: None,
+            admission: Arc::new(Admission::new(limits, budget)),
+            counters: Arc::default(),
+            page_bytes: 0,
+            roofs: Arc::default(),
+        }
     }
 
     /// Resolves when the thread has ended, and with it all that it answers: its device computes nothing any more, or it
     /// panicked.
     pub async fn stopped(&self) {
-        let _ = self.running.clone().changed().await;
+        match &self.engine {
+            Engine::Thread { running, .. } => drop(running.clone().changed().await),
+            Engine::Lookup => future::pending().await,
+        }
     }
 
     /// What the model is; its context is no longer than what there is memory for.
@@ -256,7 +311,7 @@ impl Worker {
         let mut roofs = self.roofs.lock().await;
         if measure && self.open_sessions() == 0 {
             let (reply, measured) = oneshot::channel();
-            if self.queue.send(Request::MeasureRoofs(reply)).is_ok()
+            if self.send(Request::MeasureRoofs(reply)).is_ok()
                 && let Ok(Some(measured)) = measured.await
             {
                 *roofs = Some(measured);
@@ -274,7 +329,8 @@ impl Worker {
         let admitted = self.admission.admit(positions, open.branches.min(self.limits.max_branches)).await?;
         let history = History::new(&open.sampling.penalties, &open.tokens, open.prompt_len);
         let Open { sampling, top_logprobs, .. } = *open;
-        let mut lane = Lane { cache: None, positions, history, sampling, top_logprobs, _admitted: admitted };
+        let text = Vec::new();
+        let mut lane = Lane { cache: None, text, positions, history, sampling, top_logprobs, _admitted: admitted };
         let plan = Plan { keep: 0, tokens: open.tokens.clone() };
         let answer = self.answer_since(enqueued, &mut lane, plan, goal).await?;
         Ok((lane, answer))
@@ -297,16 +353,26 @@ impl Worker {
         let (history, sampling) = (lane.history.clone(), lane.sampling);
         let growth = Growth { stems, history, sampling, recalled, grown: Grown::default(), reply };
         // Where the thread has ended, the receiver hears of it.
-        let _ = self.queue.send(Request::Growth(Box::new(growth)));
+        let _ = self.send(Request::Growth(Box::new(growth)));
         growing
     }
 
+    fn send(&self, request: Request) -> Result<(), Error> {
+        match &self.engine {
+            Engine::Thread { queue, .. } => queue.send(request).map_err(|_| Error::Stopped),
+            Engine::Lookup => Err(Error::Stopped),
+        }
+    }
+
     async fn answer_since(&self, enqueued: Instant, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Answer, Error> {
+        if matches!(self.engine, Engine::Lookup) {
+            return Ok(lane.look_up(plan, goal));
+        }
         let (reply, answer) = oneshot::channel();
         let (cache, history) = (lane.cache.take(), mem::take(&mut lane.history));
         let Lane { positions, sampling, top_logprobs, .. } = *lane;
         let task = Task { cache, positions, history, sampling, top_logprobs, plan, goal, enqueued, reply };
-        self.queue.send(Request::Task(Box::new(task))).map_err(|_| Error::Stopped)?;
+        self.send(Request::Task(Box::new(task)))?;
         let (cache, history, answer) = answer.await.map_err(|_| Error::Stopped)??;
         (lane.cache, lane.history) = (Some(cache), history);
         Ok(answer)
@@ -320,6 +386,20 @@ impl fmt::Debug for Worker {
 }
 
 impl Lane {
+    /// Continues the session's own text.
+    fn look_up(&mut self, plan: Plan, goal: Goal) -> Answer {
+        let begun = Instant::now();
+        self.text.truncate(plan.keep);
+        self.text.extend(plan.tokens);
+        let tokens = match goal {
+            Goal::Propose { gamma, .. } => lookup::propose(&self.text, gamma),
+            Goal::Verify { .. } => Vec::new(),
+        };
+        // As a cache would, it holds what leads to the last proposed token.
+        self.text.extend(&tokens[..tokens.len().saturating_sub(1)]);
+        Answer { tokens, cost: Cost { select: begun.elapsed(), ..Cost::default() }, ..Answer::default() }
+    }
+
     /// Counts tokens that were committed elsewhere than by an answer.
     pub(crate) fn commit(&mut self, tokens: &[TokenId]) {
         self.history.extend(tokens);

@@ -109,7 +109,8 @@ impl Config {
             max_prompt_tokens: self.max_prompt_tokens as usize,
             max_output_tokens: self.max_output_tokens as usize,
             max_gamma: self.max_gamma as usize,
-            max_branches: Limits::default().max_branches,
+            // A draft's own flag.
+            max_branches: 0,
             queue_depth: self.queue_depth as usize,
             admission_timeout: self.admission_timeout,
             kv_bytes: self.kv_bytes,
@@ -164,6 +165,14 @@ pub fn device(text: &str) -> Result<Device, String> {
 pub fn synthetic_acceptance(text: &str) -> Result<SyntheticAcceptance, String> {
     let rate = text.parse().ok().and_then(SyntheticAcceptance::new);
     rate.ok_or_else(|| "allowed: a number, 0 to 1".to_owned())
+}
+
+/// The branches that a flag allows.
+///
+/// # Errors
+/// Anything but a whole number from 0 to 256.
+pub fn branches(text: &str) -> Result<u32, String> {
+    whole(0..=256)(text)
 }
 
 /// The address that a flag names.

@@ -15,7 +15,7 @@ mod metrics;
 pub mod session;
 pub mod wire;
 
-pub use config::{Config, address, device, source, synthetic_acceptance};
+pub use config::{Config, address, branches, device, source, synthetic_acceptance};
 pub use describe::Describe;
 pub use host::{Error, Host, exit, load, measured, serve};
 pub use session::{Exchange, Role};

@@ -34,6 +34,8 @@ struct Inner {
 enum Kind {
     Ascii,
     BytePairs(BytePairs),
+    /// Ids alone.
+    Any,
 }
 
 struct BytePairs {
@@ -106,11 +108,18 @@ impl Tokenizer {
         }
     }
 
+    /// Of who works with ids alone, whatever they stand for: it has no fingerprint, and fits any other.
+    pub fn any() -> Self {
+        let (name, size, fingerprint) = ("any".to_owned(), u32::MAX as usize, String::new());
+        Self(Arc::new(Inner { name, size, fingerprint, kind: Kind::Any }))
+    }
+
     /// A document from which a peer makes the same tokenizer.
     pub fn to_bytes(&self) -> Arc<[u8]> {
         match &self.0.kind {
             Kind::Ascii => write(&Document::Ascii),
             Kind::BytePairs(pairs) => pairs.document.clone(),
+            Kind::Any => Arc::new([]),
         }
     }
 
@@ -158,7 +167,7 @@ impl Tokenizer {
     /// Generation ends with any of these, in ascending order.
     pub fn end_tokens(&self) -> &[u32] {
         match &self.0.kind {
-            Kind::Ascii => &[],
+            Kind::Ascii | Kind::Any => &[],
             Kind::BytePairs(pairs) => &pairs.end_tokens,
         }
     }
@@ -180,6 +189,7 @@ impl Tokenizer {
                 Ok(text.bytes().map(u32::from).collect())
             }
             Kind::BytePairs(pairs) => pairs.encode(text),
+            Kind::Any => Err(Error::Unusable("it knows ids alone, and no text".to_owned())),
         }
     }
 
@@ -212,6 +222,7 @@ impl Tokenizer {
         match &self.0.kind {
             Kind::Ascii => bytes.extend(u8::try_from(token).ok().filter(u8::is_ascii)),
             Kind::BytePairs(pairs) => bytes.extend_from_slice(pairs.pieces.get(token)),
+            Kind::Any => {}
         }
     }
 }

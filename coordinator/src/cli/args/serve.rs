@@ -9,7 +9,7 @@ use telemetry::{
     watched::UnusableFiles,
 };
 
-use super::{AnticipateArgs, ServiceArgs, duration, whole};
+use super::{ProposalArgs, ServiceArgs, duration, whole};
 use crate::{
     Deadlines,
     serve::{Config, Keys},
@@ -50,7 +50,7 @@ pub(in crate::cli) struct ServeArgs {
     pub(in crate::cli) ar: bool,
 
     #[command(flatten)]
-    anticipate: AnticipateArgs,
+    proposals: ProposalArgs,
 
     /// Serve only those who send one of the keys in this file as a bearer token: one a line, lines that begin with # do not
     /// count. It is read again when it changes. The variable OUTRIDER_API_KEY holds one key more
@@ -106,7 +106,8 @@ impl ServeArgs {
     pub(in crate::cli) fn config(&self) -> Config {
         Config {
             gamma: if self.ar { Gamma::Fixed(0) } else { self.gamma },
-            branches: self.anticipate.branches(self.services.target.is_none()),
+            branches: self.proposals.branches(self.services.target.is_none()),
+            min_confidence: self.proposals.min_confidence,
             max_connections: self.max_connections,
             max_connections_per_peer: self.max_connections_per_peer,
             header_timeout: self.header_timeout,

@@ -93,7 +93,8 @@ fn plan(args: &BenchArgs, connected: &Connected) -> anyhow::Result<Plan> {
     let workload = None;
     Ok(Plan {
         gammas: args.gamma.clone(),
-        branches: args.anticipate.branches(connected.is_embedded()),
+        branches: args.proposals.branches(connected.is_embedded()),
+        min_confidence: args.proposals.min_confidence,
         pairs: args.pairs as usize,
         prompts: prompts(args, &connected.pair.tokenizer)?,
         sampling: args.sampling.sampling(),

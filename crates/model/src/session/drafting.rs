@@ -24,6 +24,8 @@ pub struct Propose {
     pub verifying: Option<Vec<TokenId>>,
     /// Branches that may be drafted ahead and wait for their verdict at once.
     pub branches: usize,
+    /// The first token that the model holds less likely than this ends the proposal before it; 0 to 1.
+    pub min_confidence: f32,
 }
 
 /// What became of a [`Propose`].
@@ -120,7 +122,7 @@ impl DraftSession {
     /// # Errors
     /// A field that is not allowed, no free session, or a failing model.
     pub async fn open(worker: &Worker, open: Open) -> Result<(Self, Answer), OpenError> {
-        let (lane, answer) = worker.prefill(&open, Goal::Propose { gamma: 0, ranked: 0 }).await?;
+        let (lane, answer) = worker.prefill(&open, Goal::Propose { gamma: 0, ranked: 0, min_confidence: 0.0 }).await?;
         let rules = Drafting::new(open, worker.description(), worker.limits());
         Ok((Self { worker: worker.clone(), rules, lane, anticipation: Anticipation::default() }, answer))
     }
@@ -152,14 +154,18 @@ impl DraftSession {
         if let Some(verifying) = message.verifying.clone() {
             // It was drafted by whoever had this session before: it is forwarded, so that the cache holds it.
             plan.tokens.extend(&verifying);
-            self.worker.answer(&mut self.lane, plan, Goal::Propose { gamma: 0, ranked: 0 }).await?;
+            self.worker
+                .answer(&mut self.lane, plan, Goal::Propose { gamma: 0, ranked: 0, min_confidence: 0.0 })
+                .await?;
             self.rules.adopt(message.tokens, verifying);
             return Ok(Proposed::Adopted);
         }
         let ranked = if credit > 0 { MOST_RANKED } else { 0 };
-        let goal = Goal::Propose { gamma: message.gamma, ranked };
+        let goal = Goal::Propose { gamma: message.gamma, ranked, min_confidence: message.min_confidence };
         let answer = self.worker.answer(&mut self.lane, plan, goal).await?;
-        self.rules.advance(message, &answer.tokens);
+        let whole = answer.tokens.len() == message.gamma;
+        let held = answer.tokens.len().saturating_sub(usize::from(whole));
+        self.rules.adopt(message.tokens, answer.tokens[..held].to_vec());
         let id = self.anticipation.plant(&answer);
         Ok(Proposed::Answer(answer, id))
     }

@@ -52,7 +52,7 @@ fn verifying(tokens: &[TokenId], first: TokenId, max_tokens: usize) -> Verifying
 }
 
 fn propose(base_len: usize, tokens: &[TokenId], gamma: usize) -> Propose {
-    Propose { base_len, tokens: tokens.to_vec(), gamma, verifying: None, branches: 0 }
+    Propose { base_len, tokens: tokens.to_vec(), gamma, verifying: None, branches: 0, min_confidence: 0.0 }
 }
 
 fn verify(base_len: usize, proposed: &[TokenId]) -> Verify {

@@ -315,7 +315,7 @@ impl Selector {
         let input = mem::take(&mut request.input);
         match request.goal {
             Goal::Propose { gamma: 0, .. } => {}
-            Goal::Propose { gamma, ranked } => {
+            Goal::Propose { gamma, ranked, min_confidence } => {
                 let logits = forward.row(sequence, 0);
                 let position = request.cache.len() as u64;
                 let (history, sampling) = (&mut request.history, &request.sampling);
@@ -329,14 +329,17 @@ impl Selector {
                         first
                     }
                 };
-                history.extend(&[token]);
-                request.answer.confidences.push(probability(&logits[..self.tokenizer_size], token));
-                request.answer.tokens.push(token);
-                if request.answer.tokens.len() < gamma {
-                    request.input.push(token);
-                } else {
-                    history.retract(&request.answer.tokens);
+                let confidence = probability(&logits[..self.tokenizer_size], token);
+                if confidence >= min_confidence {
+                    history.extend(&[token]);
+                    request.answer.confidences.push(confidence);
+                    request.answer.tokens.push(token);
+                    if request.answer.tokens.len() < gamma {
+                        request.input.push(token);
+                        return;
+                    }
                 }
+                history.retract(&request.answer.tokens);
             }
             Goal::Verify { gamma } => {
                 // Row i stands at the position of the i-th proposed token's predecessor and chooses the one after it.

@@ -101,9 +101,9 @@ const NEWEST_TIME: f64 = 1.0 / 16.0;
 /// A time counts as no more than so many times what was expected: a machine stalls now and then.
 const LONGEST_SURPRISE: f64 = 4.0;
 
-/// What of the past stays with each new cycle in what is accepted, and in what a pass takes.
+/// What of the past stays with each new cycle in what is accepted, and in what a size takes.
 const MEMORY_ACCEPTANCE: f64 = 1.0 - 1.0 / 128.0;
-const MEMORY_VERIFY: f64 = 1.0 - 1.0 / 64.0;
+const MEMORY_TIME: f64 = 1.0 - 1.0 / 64.0;
 
 /// The chance of acceptance that is assumed before any is seen, and for how many proposals that counts.
 const PRIOR_ACCEPTANCE: f64 = 0.7;
@@ -112,8 +112,11 @@ const PRIOR_PROPOSALS: f64 = 2.0;
 /// For how many proposals the acceptance of all places counts at each place of the window.
 const POOLED_PROPOSALS: f64 = 16.0;
 
-/// For how many passes the line through all passes counts at each number of rows.
-const LINE_PASSES: f64 = 8.0;
+/// For how many of its size the line through all counts at each size.
+const LINE_COUNTS: f64 = 8.0;
+
+/// The greatest size that is told apart.
+const MOST_SIZES: usize = 512;
 
 /// What the first cycles propose, to see what each part costs.
 const FIRST_GAMMAS: [usize; 3] = [2, 0, 4];
@@ -134,14 +137,15 @@ pub struct Outlook {
     cycles: u64,
     /// Of each place of the window.
     places: [Place; MOST_GAMMA],
-    verify: Verify,
+    /// The target's pass by its rows.
+    verify: Curve,
     /// Around the target's pass.
     around_s: Average,
     /// The draft's time for a token, and around all of them.
     draft_step_s: Average,
     draft_around_s: Average,
-    /// How much of a proposal's time is waited for.
-    waited: Average,
+    /// How long cycles waited for proposals, by γ.
+    waited: Curve,
     /// Sessions in a pass.
     sessions: Average,
     /// Since the last trial.
@@ -164,22 +168,22 @@ struct Average {
     count: u64,
 }
 
-/// What a pass takes by its rows: a line through all, and what each number of rows is off it.
+/// What something takes by its size, a pass by its rows or a wait by γ: a line through all, and what each size is off it.
 #[derive(Clone, Debug)]
-struct Verify {
+struct Curve {
     weight: f64,
-    rows: f64,
+    size: f64,
     seconds: f64,
-    rows_rows: f64,
-    rows_seconds: f64,
-    /// By rows, from 1: what those passes took, and how many of them count.
+    size_size: f64,
+    size_seconds: f64,
+    /// By size, from 1: what those took, and how many of them count.
     beside: Vec<Beside>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Beside {
     mean_s: f64,
-    passes: f64,
+    count: f64,
 }
 
 impl Default for Outlook {
@@ -194,11 +198,11 @@ impl Outlook {
         Self {
             cycles: 0,
             places: [Place::default(); MOST_GAMMA],
-            verify: Verify::new(),
+            verify: Curve::new(),
             around_s: Average::default(),
             draft_step_s: Average::default(),
             draft_around_s: Average::default(),
-            waited: Average::default(),
+            waited: Curve::new(),
             sessions: Average::default(),
             since_trial_s: 0.0,
             since_trial: 0,
@@ -213,9 +217,12 @@ impl Outlook {
         self.cycles += 1;
         self.since_trial += 1;
         self.since_trial_s += verify_s + around_s + waited_s;
-        self.verify.learn(batch_rows.max(1), verify_s);
+        let rows = batch_rows.max(1);
+        let expected_s = self.verify.seconds(rows as f64);
+        let most_s = if expected_s > 0.0 { LONGEST_SURPRISE * expected_s } else { verify_s };
+        self.verify.learn(rows, verify_s.min(most_s));
         self.around_s.learn_time(around_s);
-        self.sessions.learn(batch_rows.max(1) as f64 / (1 + gamma) as f64);
+        self.sessions.learn(rows as f64 / (1 + gamma) as f64);
         if gamma == 0 {
             return;
         }
@@ -223,8 +230,7 @@ impl Outlook {
             self.draft_step_s.learn_time(compute_s / gamma as f64);
             self.draft_around_s.learn_time(around_s);
         }
-        let whole_s = self.draft_s(gamma);
-        self.waited.learn(if whole_s > waited_s { waited_s / whole_s } else { 1.0 });
+        self.waited.learn(gamma, waited_s);
         for (place, seen) in self.places[..gamma].iter_mut().enumerate().take(accepted + 1) {
             seen.reached = MEMORY_ACCEPTANCE * seen.reached + 1.0;
             seen.accepted = MEMORY_ACCEPTANCE * seen.accepted + f64::from(u8::from(place < accepted));
@@ -302,7 +308,7 @@ impl Outlook {
         let rows = self.sessions.get() * (1 + gamma) as f64;
         let draft_s = match gamma {
             0 => 0.0,
-            _ => self.waited.get() * self.draft_s(gamma),
+            _ => self.waited.seconds(gamma as f64),
         };
         self.verify.seconds(rows) + self.around_s.get() + draft_s
     }
@@ -325,55 +331,54 @@ impl Average {
     }
 }
 
-impl Verify {
+impl Curve {
     fn new() -> Self {
-        Self { weight: 0.0, rows: 0.0, seconds: 0.0, rows_rows: 0.0, rows_seconds: 0.0, beside: Vec::new() }
+        Self { weight: 0.0, size: 0.0, seconds: 0.0, size_size: 0.0, size_seconds: 0.0, beside: Vec::new() }
     }
 
-    fn learn(&mut self, rows: usize, seconds: f64) {
-        let expected = self.seconds(rows as f64);
-        let seconds = if expected > 0.0 { seconds.min(LONGEST_SURPRISE * expected) } else { seconds };
-        let x = rows as f64;
+    fn learn(&mut self, size: usize, seconds: f64) {
+        let size = size.min(MOST_SIZES);
+        let x = size as f64;
         for (sum, newest) in [
             (&mut self.weight, 1.0),
-            (&mut self.rows, x),
+            (&mut self.size, x),
             (&mut self.seconds, seconds),
-            (&mut self.rows_rows, x * x),
-            (&mut self.rows_seconds, x * seconds),
+            (&mut self.size_size, x * x),
+            (&mut self.size_seconds, x * seconds),
         ] {
-            *sum = MEMORY_VERIFY * *sum + newest;
+            *sum = MEMORY_TIME * *sum + newest;
         }
-        if rows > self.beside.len() {
-            self.beside.resize(rows, Beside::default());
+        if size > self.beside.len() {
+            self.beside.resize(size, Beside::default());
         }
         for beside in &mut self.beside {
-            beside.passes *= MEMORY_VERIFY;
+            beside.count *= MEMORY_TIME;
         }
-        let beside = &mut self.beside[rows - 1];
-        beside.passes += 1.0;
-        beside.mean_s += (seconds - beside.mean_s) * NEWEST_TIME.max(1.0 / beside.passes);
+        let beside = &mut self.beside[size - 1];
+        beside.count += 1.0;
+        beside.mean_s += (seconds - beside.mean_s) * NEWEST_TIME.max(1.0 / beside.count);
     }
 
-    /// What a pass of so many rows takes, in seconds.
-    fn seconds(&self, rows: f64) -> f64 {
+    /// What a size takes, in seconds; between two sizes, in proportion.
+    fn seconds(&self, size: f64) -> f64 {
         if self.weight == 0.0 {
             return 0.0;
         }
-        let off = |rows: usize| {
-            let Beside { mean_s, passes } = self.beside.get(rows.max(1) - 1).copied().unwrap_or_default();
-            (mean_s - self.line(rows as f64)) * passes / (passes + LINE_PASSES)
+        let off = |size: usize| {
+            let Beside { mean_s, count } = self.beside.get(size.max(1) - 1).copied().unwrap_or_default();
+            (mean_s - self.line(size as f64)) * count / (count + LINE_COUNTS)
         };
-        let (below, between) = (rows.floor(), rows.fract());
+        let (below, between) = (size.floor(), size.fract());
         let off = (1.0 - between) * off(below as usize) + between * off(below as usize + 1);
-        (self.line(rows) + off).max(0.0)
+        (self.line(size) + off).max(0.0)
     }
 
     /// The least-squares line, which never falls.
-    fn line(&self, rows: f64) -> f64 {
-        let (mean_rows, mean_seconds) = (self.rows / self.weight, self.seconds / self.weight);
-        let variance = self.rows_rows / self.weight - mean_rows * mean_rows;
-        let covariance = self.rows_seconds / self.weight - mean_rows * mean_seconds;
+    fn line(&self, size: f64) -> f64 {
+        let (mean_size, mean_seconds) = (self.size / self.weight, self.seconds / self.weight);
+        let variance = self.size_size / self.weight - mean_size * mean_size;
+        let covariance = self.size_seconds / self.weight - mean_size * mean_seconds;
         let slope = if variance > 1e-9 { (covariance / variance).max(0.0) } else { 0.0 };
-        mean_seconds + slope * (rows - mean_rows)
+        mean_seconds + slope * (size - mean_size)
     }
 }

@@ -363,16 +363,16 @@ impl<'a> Generation<'a> {
         let Some(mut draft) = self.draft.take() else {
             return Vec::new();
         };
-        let most = (wanted - 1).min(draft.room(base_len));
-        let gamma = match self.request.gamma {
-            Gamma::Fixed(gamma) => gamma.min(most),
-            Gamma::Auto => self.outlook.gamma(most.min(self.pair.most_gamma())),
+        let most = (wanted - 1).min(draft.room(base_len)).min(self.pair.most_gamma());
+        let (gamma, most) = match self.request.gamma {
+            Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
+            Gamma::Auto => (self.outlook.gamma(most), most),
         };
         cycle.wanted = gamma;
         let mut proposal = Vec::new();
         if gamma > 0 {
             let open = || self.open(&self.span);
-            let proposed = draft.propose(cycle.number, &self.committed, gamma, open, &mut cycle.span).await;
+            let proposed = draft.propose(cycle.number, &self.committed, [gamma, most], open, &mut cycle.span).await;
             cycle.draft = proposed.leg;
             cycle.anticipation = proposed.anticipation;
             proposal = proposed.tokens;

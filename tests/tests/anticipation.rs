@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use coordinator::{Access, AnticipationOutcome, Pair, Request, Run};
-use model::EmbeddedModel;
-use outrider_tests::cluster::{Embedded, PATIENT, alone, assert_same, request, run, sampled, watch, worker};
+use coordinator::{Access, AnticipationOutcome, Cycle, Deadlines, Pair, Request, Run};
+use model::{EmbeddedModel, Limits};
+use outrider_tests::cluster::{
+    Embedded, PATIENT, alone, assert_same, decoders, model, request, run, sampled, spawn, watch, worker,
+};
 use speculative::{Penalties, Sampling, policy::Gamma};
 use telemetry::Distance;
 
@@ -92,4 +94,21 @@ async fn sessions_that_go_ahead_do_not_touch_each_other() {
         let anticipated = seen.cycles.iter().filter(|cycle| cycle.anticipation.is_some()).count();
         assert_eq!(anticipated > 0, branches > 0, "{anticipated} with {branches} branches");
     }
+}
+
+/// Proposals that come too late, a few cycles of AR after they were asked for, and branches for what came meanwhile: the draft is
+/// asked again to the end.
+#[tokio::test]
+async fn a_draft_that_is_always_late_is_not_silenced_by_its_branches() {
+    // The target is its own draft, so what is drafted ahead is what comes.
+    let slow = decoders::sleepy(model(EmbeddedModel::Target), Duration::from_millis(1));
+    let embedded = Embedded::drafted_by(spawn(slow, Limits::default())).await;
+    let asked = Request { branches: 16, ..request("ROMEO:", Sampling::greedy(), 600, 3) };
+    let expected = run(&embedded.pair.without_draft(), &alone(&asked)).await;
+    let deadlines = Deadlines { draft: Duration::from_millis(2), ..PATIENT };
+    let seen = watch(&embedded.pair, &asked, deadlines, |_| ()).await.unwrap();
+    assert_same(&seen, &expected, "always late");
+    let asked = |cycle: &&Cycle| cycle.draft.is_some() || cycle.gamma > 0;
+    let late = seen.cycles.len() * 3 / 4;
+    assert!(seen.cycles[late..].iter().filter(asked).count() > 4, "not asked any more: {:?}", seen.acceptance);
 }

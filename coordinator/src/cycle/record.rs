@@ -335,8 +335,9 @@ impl Run {
 
     /// The most that a cycle proposed, or was to.
     pub fn most_gamma(&self) -> usize {
-        let wanted = self.cycles.iter().map(|cycle| cycle.wanted).max().unwrap_or(0);
-        if self.policy == Gamma::Auto { wanted } else { self.policy.most() }
+        // A branch may be longer than what its cycle would have asked for.
+        let wanted = self.cycles.iter().map(|cycle| cycle.wanted.max(cycle.gamma)).max().unwrap_or(0);
+        if self.policy == Gamma::Auto { wanted } else { wanted.max(self.policy.most()) }
     }
 
     /// Tokens after the first over the sum of the cycles' wall; `None` without a whole cycle.

@@ -37,6 +37,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A session that takes longer to reopen is given up, to be tried again.
 const OPENING_LIMIT: Duration = Duration::from_secs(30);
 
+/// Messages beside branches that may be there between two cycles.
+const SPARE_MESSAGES: usize = 8;
+
 /// One session with the draft, over as many streams as it takes.
 pub(crate) struct DraftLink {
     service: Service,
@@ -97,6 +100,8 @@ struct Asked {
     cycle: u64,
     base_len: usize,
     gamma: usize,
+    /// Tokens that a branch may have.
+    most: usize,
     /// The tokens that it told were committed.
     tokens: Vec<TokenId>,
 }
@@ -144,12 +149,12 @@ impl DraftLink {
         self.patience.learn(proposed, accepted, verdict);
     }
 
-    /// Asks for γ tokens after the committed ones. Nothing is proposed by a draft that is away, late, or lying.
+    /// Asks for γ tokens after the committed ones; a branch that was drafted ahead may have more, up to `most`. Nothing is proposed by a draft that is away, late, or lying.
     pub(crate) async fn propose(
         &mut self,
         cycle: u64,
         committed: &[TokenId],
-        gamma: usize,
+        [gamma, most]: [usize; 2],
         open: impl FnOnce() -> Call,
         span: &mut Span,
     ) -> Proposed {
@@ -165,8 +170,9 @@ impl DraftLink {
                 return Proposed::default();
             }
         };
+        stream.ahead.allow(self.wish.branches);
         let tokens = committed[stream.known_len..].to_vec();
-        let asked = Asked { cycle, base_len: committed.len(), gamma, tokens };
+        let asked = Asked { cycle, base_len: committed.len(), gamma, most, tokens };
         let foresaw = match stream.foreseen(&asked.tokens).await {
             Ok(foreseen) => foreseen.map(|branch| self.honest_branch(&asked, branch)),
             Err(status) => {
@@ -215,7 +221,6 @@ impl DraftLink {
                 let wire_bytes = asked_bytes + proposal.encoded_len();
                 let leg = leg(sent, proposal.cost.as_ref().unwrap_or(&v1::Cost::default()), wire_bytes);
                 self.patience.kept();
-                stream.ahead.plant(&proposal, self.wish.branches);
                 self.state = State::Ready(stream);
                 let anticipation = anticipated.then(|| Anticipation::of(AnticipationOutcome::Miss, None, rows));
                 Proposed { tokens: self.checked(&asked, proposal), leg: Some(leg), anticipation }
@@ -318,7 +323,7 @@ impl DraftLink {
 
     /// A branch as far as it may be proposed now; `None` where it breaks the protocol.
     fn honest_branch(&self, asked: &Asked, mut branch: Branch) -> Option<Branch> {
-        branch.tokens.truncate(asked.gamma);
+        branch.tokens.truncate(asked.most);
         let honest = self.are_known(&branch.tokens);
         if !honest {
             tracing::warn!(cycle = asked.cycle, "the draft's branch breaks the protocol and counts as none");
@@ -342,9 +347,15 @@ impl Drop for DraftLink {
 impl Stream {
     /// The branch that was drafted for the verdict that committed `tokens`, if it is here already.
     async fn foreseen(&mut self, tokens: &[TokenId]) -> Result<Option<Branch>, Status> {
-        while let Some(answer) = self.duplex.arrived().await {
-            if let Some(draft_session_response::Message::Branch(branch)) = answer?.message {
-                self.ahead.take(branch);
+        // What a draft may send ahead and a little more; one that sends without end does not hold the cycle.
+        for _ in 0..self.ahead.most() + SPARE_MESSAGES {
+            match self.duplex.arrived().await.transpose()? {
+                Some(answer) => {
+                    if let Some(draft_session_response::Message::Branch(branch)) = answer.message {
+                        self.ahead.take(branch);
+                    }
+                }
+                None => break,
             }
         }
         Ok(self.ahead.settle(tokens))
@@ -390,7 +401,7 @@ impl Stream {
             }
             Some(draft_session_response::Message::Proposal(proposal)) if proposal.cycle == asked.cycle => {
                 self.known_len = asked.base_len;
-                self.ahead = Ahead::default();
+                self.ahead.plant(&proposal);
                 Ok(Some(Some(Come::Proposal(proposal))))
             }
             Some(draft_session_response::Message::Rejected(rejected)) if rejected.cycle == asked.cycle => {

@@ -183,6 +183,13 @@ impl KvCache {
         branch
     }
 
+    /// The sequence of `old` as a branch of this cache, with which it shares its first `len` positions.
+    pub(crate) fn rebased(&self, old: &KvCache, len: usize, spare: Option<Arc<Buffer>>) -> KvCache {
+        let mut branch = self.branch(len, spare);
+        branch.copy(old, len..old.len);
+        branch
+    }
+
     /// Goes on as `branch` does, which branched off this cache or off one of its branches.
     pub(crate) fn absorb(&mut self, branch: &KvCache) {
         let at = branch.branched_at.expect("a branch");

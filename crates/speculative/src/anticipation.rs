@@ -146,7 +146,9 @@ impl Tree {
     pub fn settle(&mut self, committed: &[TokenId]) -> Option<u64> {
         let root = self.nodes.get(&self.root)?;
         let (&final_token, accepted) = committed.split_last()?;
-        let rows = root.rows.iter().zip(committed);
+        // A row after the first token that was not proposed was ranked for another text.
+        let as_proposed = root.tokens.iter().zip(committed).take_while(|(one, other)| one == other).count();
+        let rows = root.rows.iter().zip(committed).take(as_proposed + 1);
         rows.for_each(|(row, &token)| self.foresight.learn(row, token));
         let is_prefix = root.tokens.starts_with(accepted);
         is_prefix.then(|| self.child(self.root, (accepted.len(), final_token))).flatten()
@@ -164,7 +166,12 @@ impl Tree {
         let gone = self.nodes.keys().copied().filter(|id| !stays.contains(id)).collect::<Vec<_>>();
         self.nodes.retain(|id, _| stays.contains(id));
         let chance = self.nodes.get(&branch).map_or(1.0, |node| node.chance);
-        self.nodes.values_mut().for_each(|node| node.chance /= chance);
+        if chance > 0.0 {
+            self.nodes.values_mut().for_each(|node| node.chance /= chance);
+        }
+        if let Some(root) = self.nodes.get_mut(&branch) {
+            root.chance = 1.0;
+        }
         gone
     }
 

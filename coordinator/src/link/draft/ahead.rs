@@ -63,10 +63,20 @@ impl Anticipation {
 }
 
 impl Ahead {
-    /// A proposal is verified, and up to `most` branches may come.
-    pub(super) fn plant(&mut self, proposal: &Proposal, most: usize) {
-        let Proposal { id, ref tokens, .. } = *proposal;
-        *self = Self { parent: id, tokens: tokens.clone(), most, ..Self::default() };
+    /// Up to `most` branches may come.
+    pub(super) fn allow(&mut self, most: usize) {
+        self.most = most;
+    }
+
+    /// Those that may come at most.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// A proposal has come, and is what branches are for from now on.
+    pub(super) fn plant(&mut self, proposal: &Proposal) {
+        (self.parent, self.tokens) = (proposal.id, proposal.tokens.clone());
+        self.branches.clear();
     }
 
     /// Whether branches may be there for the next verdict.

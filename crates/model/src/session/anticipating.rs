@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     Error, KvCache,
-    kernels::Buffer,
+    kernels::{Buffer, attention::PAGE},
     worker::{Answer, Cost, Grown, Lane, Stem, Worker},
 };
 
@@ -176,6 +176,15 @@ impl Anticipation {
         };
         cache.absorb(&branch);
         let held = branch.len() - at - 1;
+        // All that is foreseen after it begins as the session does now: it keeps only what is its own from here.
+        for kept in self.kept.values_mut() {
+            if let Some(old) = kept.cache.take() {
+                kept.cache = Some(cache.rebased(&old, at + 1, self.spare.pop().map(|spare| spare.0)));
+                if self.spare.len() < 2 * WIDTH {
+                    self.spare.extend(old.into_spare().map(Spare));
+                }
+            }
+        }
         self.recycle(Some(branch));
         (self.tree.tokens(id)[..held].to_vec(), unsent)
     }
@@ -247,7 +256,9 @@ impl Anticipation {
             };
             // What the target would still take after the final token.
             let wanted = bounds.longest.saturating_sub(at + 2).min(bounds.context.saturating_sub(at + 1));
-            let gamma = self.gamma.min(wanted);
+            // What is its own has room in the one page that it was let in with.
+            let room = (bounds.base_len + PAGE).saturating_sub(at);
+            let gamma = self.gamma.min(wanted).min(room.saturating_sub(1));
             let Some(cache) = cache.filter(|cache| gamma > 0 && cache.len() >= at) else { continue };
             path.push(final_token);
             let stem = Stem::new(cache.branch(at, self.spare.pop().map(|spare| spare.0)), path, gamma);
@@ -310,10 +321,12 @@ pub(super) enum Next {
     Held(Vec<TokenId>),
 }
 
-impl From<Branch> for Answer {
-    /// The branch as the answer that it turned out to be.
-    fn from(branch: Branch) -> Self {
-        let Branch { tokens, confidences, cost: BranchCost { forward, .. }, .. } = branch;
+impl Branch {
+    /// The branch as the answer that it turned out to be, of no more than γ tokens.
+    pub(super) fn answer(self, gamma: usize) -> Answer {
+        let Self { mut tokens, mut confidences, cost: BranchCost { forward, .. }, .. } = self;
+        tokens.truncate(gamma);
+        confidences.truncate(gamma);
         Answer { tokens, confidences, cost: Cost { forward, ..Cost::default() }, ..Answer::default() }
     }
 }

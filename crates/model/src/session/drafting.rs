@@ -114,6 +114,8 @@ pub struct DraftSession {
     rules: Drafting,
     lane: Lane,
     anticipation: Anticipation,
+    /// Branches that there is memory for.
+    most_branches: usize,
 }
 
 impl DraftSession {
@@ -123,8 +125,10 @@ impl DraftSession {
     /// A field that is not allowed, no free session, or a failing model.
     pub async fn open(worker: &Worker, open: Open) -> Result<(Self, Answer), OpenError> {
         let (lane, answer) = worker.prefill(&open, Goal::Propose { gamma: 0, ranked: 0, min_confidence: 0.0 }).await?;
+        let most_branches = open.branches.min(worker.limits().max_branches);
         let rules = Drafting::new(open, worker.description(), worker.limits());
-        Ok((Self { worker: worker.clone(), rules, lane, anticipation: Anticipation::default() }, answer))
+        let (worker, anticipation) = (worker.clone(), Anticipation::default());
+        Ok((Self { worker, rules, lane, anticipation, most_branches }, answer))
     }
 
     /// Proposes `message.gamma` tokens, from a branch where one was drafted for this verdict.
@@ -136,16 +140,19 @@ impl DraftSession {
         self.rules.ahead.extend(held);
         let mut plan = self.rules.plan(&message)?;
         self.lane.commit(&message.tokens);
-        let credit = message.branches.min(self.worker.limits().max_branches);
+        let credit = message.branches.min(self.most_branches);
         self.anticipation.allow(credit, message.gamma);
 
         let drafted = self.anticipation.settle(&message.tokens);
-        let fits = |id: &u64| message.verifying.as_ref().is_none_or(|tokens| tokens == self.anticipation.tokens(*id));
+        let fits = |id: &u64| {
+            let tokens = self.anticipation.tokens(*id);
+            message.verifying.as_ref().is_none_or(|verifying| tokens.starts_with(verifying))
+        };
         if let (Some(id), Some(cache)) = (drafted.filter(fits), &mut self.lane.cache) {
             let (held, unsent) = self.anticipation.adopt(id, message.tokens.len(), cache);
             self.rules.adopt(message.tokens, held);
             return Ok(match (message.verifying, unsent) {
-                (None, Some(branch)) => Proposed::Answer(branch.into(), id),
+                (None, Some(branch)) => Proposed::Answer(branch.answer(message.gamma), id),
                 _ => Proposed::Adopted,
             });
         }

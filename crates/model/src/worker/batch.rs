@@ -183,7 +183,6 @@ impl<D: Decoder> Batcher<D> {
         match result {
             Ok(forward) => {
                 self.counters.forward(took, rows, forward.work);
-                self.last = Some((Instant::now(), rows));
                 let mut sequence = 0;
                 for growth in &mut self.growths {
                     sequence = growth.select(&forward, sequence, took, &mut self.selector);

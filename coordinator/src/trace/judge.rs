@@ -42,8 +42,10 @@ pub struct Judgement {
     pub trace_id: String,
     /// The target's model.
     pub model: String,
-    /// Tokens that a cycle was to propose.
+    /// Tokens that a cycle was to propose; where each cycle chose its own, the most that one proposed.
     pub gamma: usize,
+    /// Whether each cycle chose its own.
+    pub gamma_is_auto: bool,
     /// Cycles that were traced, and all that there were.
     pub cycles: [u64; 2],
     /// How many times as fast as plain decoding; `null` for plain decoding.
@@ -214,6 +216,7 @@ impl Judgement {
             trace_id: request.trace_id.clone(),
             model: request.model.clone(),
             gamma: request.gamma,
+            gamma_is_auto: request.is_auto,
             cycles: [request.cycles.len() as u64, request.all_cycles],
             speedup: speculates.then(|| terms.speedup()),
             speedup_is_bound: speculates && t_ar.is_none(),
@@ -432,7 +435,8 @@ pub(super) fn time(seconds: f64) -> String {
 impl fmt::Display for Judgement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [traced, all] = self.cycles;
-        writeln!(f, "{}, γ {}: {}", self.model, self.gamma, self.headline())?;
+        let auto = if self.gamma_is_auto { "auto, up to " } else { "" };
+        writeln!(f, "{}, γ {auto}{}: {}", self.model, self.gamma, self.headline())?;
         writeln!(f, "{}", self.verdict)?;
         writeln!(f, "\na cycle, mean of {traced} traced of {all}:")?;
         for Share { part, mean_s, share } in &self.budget {

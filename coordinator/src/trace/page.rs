@@ -58,6 +58,7 @@ fn data(request: &Request, judgement: &Judgement) -> Value {
         "trace_id": request.trace_id,
         "model": request.model,
         "gamma": request.gamma,
+        "gamma_is_auto": request.is_auto,
         "prompt_tokens": request.prompt_tokens,
         "output_tokens": request.output_tokens,
         "finish_reason": request.finish_reason,

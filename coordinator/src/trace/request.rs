@@ -18,8 +18,10 @@ pub struct Request {
     pub trace_id: String,
     /// The target's model.
     pub model: String,
-    /// Tokens that a cycle was to propose; 0 is AR.
+    /// Tokens that a cycle was to propose; 0 is AR. Where each cycle chose its own, the most that one proposed.
     pub gamma: usize,
+    /// Whether each cycle chose its own.
+    pub is_auto: bool,
     /// Tokens of the prompt.
     pub prompt_tokens: u64,
     /// Tokens of the answer.
@@ -133,6 +135,8 @@ impl Request {
         let cycles = children.iter().filter(|child| child.name == span::CYCLE);
         let mut cycles: Vec<Cycle> = cycles.map(|cycle| Cycle::of(cycle)).collect();
         cycles.sort_by_key(|cycle| cycle.number);
+        let is_auto = root.text(spec::GAMMA_POLICY) == Some("auto");
+        let most_proposed = cycles.iter().map(|cycle| cycle.gamma).max().unwrap_or(0);
         let whole = |key| root.number(key).unwrap_or_default() as u64;
         let reasons = root.attributes.get(convention::RESPONSE_FINISH_REASONS);
         // Stores that keep no lists have them as text.
@@ -149,7 +153,8 @@ impl Request {
         Self {
             trace_id: root.trace_id.clone(),
             model: root.text(convention::REQUEST_MODEL).unwrap_or("a model without a name").to_owned(),
-            gamma: whole(spec::GAMMA) as usize,
+            gamma: if is_auto { most_proposed } else { whole(spec::GAMMA) as usize },
+            is_auto,
             prompt_tokens: whole(convention::USAGE_INPUT_TOKENS),
             output_tokens: whole(convention::USAGE_OUTPUT_TOKENS),
             finish_reason: reason.unwrap_or("unknown").to_owned(),

@@ -94,7 +94,7 @@ fn target() -> Worker {
     worker(EmbeddedModel::Target)
 }
 
-/// Every sampling parameter, and the content.
+/// Every sampling parameter, the content, and a draft that goes ahead.
 async fn all_that_can_be_asked_for(exporting: &Exporting) {
     let (draft, target) = (exporting.node(Side::Draft, draft()), exporting.node(Side::Target, target()));
     let mut pair = cluster::pair(Some(&draft), &target).await;
@@ -102,6 +102,7 @@ async fn all_that_can_be_asked_for(exporting: &Exporting) {
     let mut request = cluster::request("ROMEO:", sampled(0.8, 1), 40, 4);
     request.sampling.penalties = Penalties { presence: 0.1, frequency: 0.1, repetition: 1.1 };
     request.record_content = true;
+    request.branches = 8;
     exporting.run(&pair, request, PATIENT, |_| ()).await;
 }
 

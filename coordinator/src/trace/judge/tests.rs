@@ -25,6 +25,7 @@ fn request(gamma: usize, cycles: impl IntoIterator<Item = ([f64; 6], usize)>) ->
         trace_id: "0af7".to_owned(),
         model: "target".to_owned(),
         gamma,
+        is_auto: false,
         prompt_tokens: 3,
         output_tokens: 9,
         finish_reason: "length".to_owned(),

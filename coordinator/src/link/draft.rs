@@ -149,7 +149,8 @@ impl DraftLink {
         self.patience.learn(proposed, accepted, verdict);
     }
 
-    /// Asks for γ tokens after the committed ones; a branch that was drafted ahead may have more, up to `most`. Nothing is proposed by a draft that is away, late, or lying.
+    /// Asks for γ tokens after the committed ones; a branch that was drafted ahead may have more, up to `most`. Nothing is
+    /// proposed by a draft that is away, late, or lying.
     pub(crate) async fn propose(
         &mut self,
         cycle: u64,
@@ -174,7 +175,7 @@ impl DraftLink {
         let tokens = committed[stream.known_len..].to_vec();
         let asked = Asked { cycle, base_len: committed.len(), gamma, most, tokens };
         let foresaw = match stream.foreseen(&asked.tokens).await {
-            Ok(foreseen) => foreseen.map(|branch| self.honest_branch(&asked, branch)),
+            Ok(foreseen) => foreseen.and_then(|branch| self.honest_branch(&asked, branch)),
             Err(status) => {
                 stream.placed.failed();
                 self.lost(&status, span);
@@ -192,7 +193,7 @@ impl DraftLink {
             verifying: None,
             min_confidence: self.wish.min_confidence,
         };
-        if let Some(Some(branch)) = foresaw {
+        if let Some(branch) = foresaw {
             let tokens = branch.tokens.clone();
             propose.verifying = Some(v1::Verifying { tokens: tokens.clone() });
             let message = Some(draft_session_request::Message::Propose(propose));

@@ -1,7 +1,7 @@
 //! What a draft prepares while its proposal is verified (DESIGN §6).
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     fmt, mem,
     sync::{
         Arc,
@@ -73,7 +73,6 @@ pub(super) struct Anticipation {
     gamma: usize,
     round: Option<Round>,
     unsent: VecDeque<Branch>,
-    sent: HashSet<u64>,
 }
 
 /// A branch's place.
@@ -151,7 +150,6 @@ impl Anticipation {
         let kept = mem::take(&mut self.kept);
         kept.into_values().for_each(|kept| self.recycle(kept.cache));
         self.unsent.clear();
-        self.sent.clear();
     }
 
     fn recycle(&mut self, cache: Option<KvCache>) {
@@ -165,7 +163,6 @@ impl Anticipation {
     pub(super) fn adopt(&mut self, id: u64, committed: usize, cache: &mut KvCache) -> (Vec<TokenId>, Option<Branch>) {
         let unsent = self.unsent.iter().position(|branch| branch.id == id).and_then(|at| self.unsent.remove(at));
         for gone in self.tree.adopt(id) {
-            self.sent.remove(&gone);
             self.unsent.retain(|branch| branch.id != gone);
             let kept = self.kept.remove(&gone);
             self.recycle(kept.and_then(|kept| kept.cache));
@@ -177,14 +174,14 @@ impl Anticipation {
         cache.absorb(&branch);
         let held = branch.len() - at - 1;
         // All that is foreseen after it begins as the session does now: it keeps only what is its own from here.
-        for kept in self.kept.values_mut() {
+        let mut below = mem::take(&mut self.kept);
+        for kept in below.values_mut() {
             if let Some(old) = kept.cache.take() {
                 kept.cache = Some(cache.rebased(&old, at + 1, self.spare.pop().map(|spare| spare.0)));
-                if self.spare.len() < 2 * WIDTH {
-                    self.spare.extend(old.into_spare().map(Spare));
-                }
+                self.recycle(Some(old));
             }
         }
+        self.kept = below;
         self.recycle(Some(branch));
         (self.tree.tokens(id)[..held].to_vec(), unsent)
     }
@@ -200,7 +197,6 @@ impl Anticipation {
     /// The next branch to send. Never resolves where there is nothing to prepare for; loses nothing where it is dropped.
     pub(super) async fn next(&mut self, worker: &Worker, lane: &mut Lane, bounds: Bounds) -> Result<Next, Error> {
         if let Some(branch) = self.unsent.pop_front() {
-            self.sent.insert(branch.id);
             return Ok(Next::Branch(branch));
         }
         if self.round.is_none() && !self.begin(worker, lane, bounds) {

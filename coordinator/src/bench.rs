@@ -4,18 +4,37 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use serde::{Serialize, Serializer};
 use speculative::{
-    Sampling,
+    Sampling, TokenId,
     policy::Gamma,
     roofline::{Roofs, Work},
 };
 use telemetry::Tracer;
+use tokenizer::Tokenizer;
 
 use crate::{
     Cycle, Deadlines, Error, Pair, PairRoofs, Request, Run, StopReason, TraceCycles,
     cycle::generate,
     echo::Echo,
     report::{Report, Rooflines, Synthetic, Theory, median, median_interval},
+    text,
 };
+
+/// Prompts where none are given: what the character models were trained on, and code for all others.
+const PLAY: [&str; 3] = ["ROMEO:", "First Citizen:\nBefore we proceed any further, ", "KING RICHARD II:\nO, "];
+const CODE: [&str; 3] = [
+    "def quicksort(arr):\n    \"\"\"Sort a list of numbers.\"\"\"\n",
+    "// Returns the n-th Fibonacci number.\nfn fibonacci(n: u64) -> u64 {\n",
+    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n",
+];
+
+/// Prompts for a model with this tokenizer, where none are given.
+///
+/// # Errors
+/// A tokenizer that does not know them.
+pub fn usual_prompts(tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, Error> {
+    let prompts = if *tokenizer == Tokenizer::ascii() { PLAY } else { CODE };
+    prompts.iter().map(|prompt| text::encode(tokenizer, prompt)).collect()
+}
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -29,7 +48,7 @@ pub struct Plan {
     /// Counted pairs for each γ, after a warm-up that is dropped.
     pub pairs: usize,
     /// The pairs take them in turn.
-    pub prompts: Vec<Vec<speculative::TokenId>>,
+    pub prompts: Vec<Vec<TokenId>>,
     /// Pair k uses the seed plus k.
     pub sampling: Sampling,
     /// Tokens of each run.

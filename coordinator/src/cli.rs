@@ -10,7 +10,9 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use args::{BenchArgs, CertifyArgs, DescribeArgs, ExplainArgs, GenerateArgs, HealthArgs, ServeArgs, TraceArgs};
+use args::{
+    BenchArgs, CertifyArgs, DescribeArgs, ExplainArgs, GenerateArgs, HealthArgs, ServeArgs, StudyArgs, TraceArgs,
+};
 
 /// Exit status after Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -41,6 +43,8 @@ enum Command {
     Describe(DescribeArgs),
     /// Serve the pair over HTTP, with an API like OpenAI's
     Serve(ServeArgs),
+    /// Measure a pair over distances, γ, policies and temperatures, and draw what comes of it
+    Study(StudyArgs),
     /// Draw a traced request as one HTML page: its cycles, their rooflines, and why it is slow
     Trace(TraceArgs),
     /// Say what limits a traced request, what would change it and by how much
@@ -58,6 +62,7 @@ pub async fn run() -> ExitCode {
         Command::Bench(args) => commands::bench(args).await,
         Command::Describe(args) => commands::describe(args).await,
         Command::Serve(args) => commands::serve(args).await,
+        Command::Study(args) => commands::study(args).await,
         Command::Trace(args) => commands::trace(args).await,
         Command::Explain(args) => commands::explain(args).await,
         Command::Certify(args) => commands::certify(args).await,

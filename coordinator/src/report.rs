@@ -3,6 +3,7 @@
 mod anticipation;
 mod emulated;
 mod link;
+mod machine;
 mod origin;
 mod stats;
 mod synthetic;
@@ -10,7 +11,7 @@ pub mod terminal;
 mod theory;
 
 use proto::v1;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use speculative::{
     TokenId,
     roofline::{Placement, Roofs, Work},
@@ -19,6 +20,7 @@ use speculative::{
 pub use anticipation::Anticipated;
 pub use emulated::{Emulated, EmulatedLink};
 pub use link::Link;
+pub use machine::Machine;
 pub use origin::{Model, Models, Sampling};
 pub use stats::{mean, median, median_interval};
 pub use synthetic::Synthetic;
@@ -101,7 +103,7 @@ pub struct Breakdowns {
 }
 
 /// The parts of a cycle's critical path, in seconds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub struct Breakdown {
     /// Draft: server time less queue.
     pub draft_compute_s: Option<f64>,
@@ -219,6 +221,29 @@ impl Breakdowns {
 }
 
 impl Breakdown {
+    /// The mean of several breakdowns, each with its weight.
+    pub(crate) fn mean_of(all: &[(Self, f64)]) -> Self {
+        let part = |of: fn(&Self) -> Option<f64>| {
+            let there = || all.iter().filter_map(|(one, weight)| Some((of(one)?, *weight)));
+            let weights: f64 = there().map(|(_, weight)| weight).sum();
+            (weights > 0.0).then(|| there().map(|(value, weight)| value * weight).sum::<f64>() / weights)
+        };
+        Self {
+            draft_compute_s: part(|one| one.draft_compute_s),
+            draft_queue_s: part(|one| one.draft_queue_s),
+            draft_network_s: part(|one| one.draft_network_s),
+            draft_forward_s: part(|one| one.draft_forward_s),
+            draft_select_s: part(|one| one.draft_select_s),
+            target_compute_s: part(|one| one.target_compute_s),
+            target_queue_s: part(|one| one.target_queue_s),
+            target_network_s: part(|one| one.target_network_s),
+            target_forward_s: part(|one| one.target_forward_s),
+            target_select_s: part(|one| one.target_select_s),
+            coordinator_s: part(|one| one.coordinator_s),
+            wall_s: part(|one| one.wall_s),
+        }
+    }
+
     fn over(cycles: &[Cycle], drafted: bool, summary: impl Fn(&[f64]) -> Option<f64>) -> Self {
         let part = |of: &dyn Fn(&Cycle) -> f64| summary(&cycles.iter().map(of).collect::<Vec<_>>());
         // A cycle that was not drafted spent nothing on it: counted as 0, so that the means add up.

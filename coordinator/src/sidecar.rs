@@ -1,9 +1,8 @@
 //! Roofline files of a benchmark, in MLPerf EDU's schema `mlperf-edu-roofline/1.0`, from measured values alone.
 
 use std::{
-    env, fs, io,
+    fs, io,
     path::{Path, PathBuf},
-    thread,
     time::SystemTime,
 };
 
@@ -18,6 +17,7 @@ use speculative::{
 use crate::{
     Error, Pair, Service,
     bench::{Outcome, Total},
+    report::Machine,
 };
 
 #[cfg(test)]
@@ -140,8 +140,8 @@ impl Platform {
         let device = &target.description.device;
         let machine = match here {
             true => {
-                let cores = thread::available_parallelism().map_or(1, usize::from);
-                format!("{}, {cores} cores, {}", processor(), env::consts::ARCH)
+                let Machine { processor, logical_processors, architecture, .. } = Machine::this();
+                format!("{processor}, {logical_processors} cores, {architecture}")
             }
             false => "another machine".to_owned(),
         };
@@ -154,13 +154,6 @@ impl Platform {
             ridge_FLOPS_per_byte: roofs.map(Roofs::ridge),
         }
     }
-}
-
-/// The processor's name, as Linux gives it.
-fn processor() -> String {
-    let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    name.map_or_else(|| "unnamed processor".to_owned(), |(_, name)| name.trim().to_owned())
 }
 
 fn place(total: Total, roofs: Option<&Roofs>) -> (Measurement, Regime) {

@@ -11,6 +11,8 @@ mod output;
 mod services;
 #[path = "cli/study.rs"]
 mod study;
+#[path = "cli/sweep.rs"]
+mod sweep;
 
 use process::{Ended, command, end};
 
@@ -208,6 +210,7 @@ fn the_help_of_each_command_names_each_of_its_flags() {
         ("describe", [&["--json", "--watch"][..], &trust].concat()),
         ("certify", [&certify[..], &sampling, &pair, &models].concat()),
         ("health", trust.to_vec()),
+        ("study", [&["--output", "--draw-only", "--log-format", "--json"][..], &trust].concat()),
         ("trace", vec!["--store", "--trace-id", "--output"]),
         ("explain", vec!["--store", "--trace-id", "--json"]),
     ] {

@@ -16,12 +16,14 @@ mod emulation;
 #[cfg(feature = "embedded")]
 mod models;
 mod serve;
+mod study;
 mod trace;
 
 use emulation::EmulationArgs;
 #[cfg(feature = "embedded")]
 pub(super) use models::{ModelArgs, Workload};
 pub(super) use serve::ServeArgs;
+pub(super) use study::StudyArgs;
 pub(super) use trace::{ExplainArgs, SourceArgs, TraceArgs};
 
 /// Most tokens that a run may ask for.

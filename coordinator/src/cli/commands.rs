@@ -5,6 +5,7 @@ mod certify;
 mod health;
 mod pair;
 mod serve;
+mod study;
 mod trace;
 
 use std::{
@@ -34,6 +35,7 @@ pub(super) use bench::bench;
 pub(super) use certify::certify;
 pub(super) use health::health;
 pub(super) use serve::serve;
+pub(super) use study::study;
 pub(super) use trace::{explain, trace};
 
 pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {

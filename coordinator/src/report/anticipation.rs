@@ -1,11 +1,11 @@
 //! What drafting ahead brought.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{AnticipationOutcome, Cycle};
 
 /// What became of the verdicts that the draft could prepare for (DESIGN §6).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Anticipated {
     /// Foreseen in time: the next cycle began at once.
     pub hits: u64,
@@ -39,8 +39,25 @@ impl Anticipated {
             sum.wasted_rows = sum.wasted_rows.saturating_sub(anticipation.used_rows);
             sum.saved_s += cycle.saved.as_secs_f64();
         }
-        let all = sum.hits + sum.late_hits + sum.misses;
-        sum.hit_rate = (all > 0).then(|| sum.hits as f64 / all as f64);
-        (all > 0).then_some(sum)
+        sum.rated()
+    }
+
+    /// Of several runs together.
+    pub(crate) fn sum(runs: impl Iterator<Item = Self>) -> Option<Self> {
+        let add = |sum: Self, run: Self| Self {
+            hits: sum.hits + run.hits,
+            late_hits: sum.late_hits + run.late_hits,
+            misses: sum.misses + run.misses,
+            rows: sum.rows + run.rows,
+            wasted_rows: sum.wasted_rows + run.wasted_rows,
+            saved_s: sum.saved_s + run.saved_s,
+            hit_rate: None,
+        };
+        runs.reduce(add)?.rated()
+    }
+
+    fn rated(self) -> Option<Self> {
+        let all = self.hits + self.late_hits + self.misses;
+        (all > 0).then(|| Self { hit_rate: Some(self.hits as f64 / all as f64), ..self })
     }
 }

@@ -78,7 +78,7 @@ pub struct Model {
 }
 
 impl Models {
-    pub(super) fn of(pair: &Pair, drafted: bool) -> Self {
+    pub(crate) fn of(pair: &Pair, drafted: bool) -> Self {
         Self { draft: pair.draft.as_ref().filter(|_| drafted).map(Model::of), target: Model::of(&pair.target) }
     }
 }

@@ -20,14 +20,6 @@ use crate::{
     text,
 };
 
-/// Prompts of a benchmark that is given none: what the character models were trained on, and code for all others.
-const PLAY: [&str; 3] = ["ROMEO:", "First Citizen:\nBefore we proceed any further, ", "KING RICHARD II:\nO, "];
-const CODE: [&str; 3] = [
-    "def quicksort(arr):\n    \"\"\"Sort a list of numbers.\"\"\"\n",
-    "// Returns the n-th Fibonacci number.\nfn fibonacci(n: u64) -> u64 {\n",
-    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n",
-];
-
 pub(in crate::cli) async fn bench(args: BenchArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn", args.services.log_format);
     let place = place(&args);
@@ -112,8 +104,7 @@ fn prompts(args: &BenchArgs, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<To
     if let Some(workload) = args.workload {
         return Ok(workload.prompts(tokenizer)?);
     }
-    let prompts = if *tokenizer == Tokenizer::ascii() { PLAY } else { CODE };
-    Ok(prompts.iter().map(|prompt| text::encode(tokenizer, prompt)).collect::<Result<_, _>>()?)
+    Ok(benchmark::usual_prompts(tokenizer)?)
 }
 
 fn progress_bar() -> ProgressBar {

@@ -1,0 +1,258 @@
+//! Sweeps over distance, γ, policies and temperatures: does a draft that is far away pay, and how?
+//!
+//! # Layout
+//! - `plan`: what is measured, from TOML
+//! - `journal`: what has been, a line for each round, so that a study can be broken off
+//! - `stage`: the services of a pair, near and far
+//! - `measured`: what a run showed
+//! - `findings`: what all rounds say together, beside the theory
+//! - `plots`, `page`, `files`: the findings as pictures, as one HTML page, as CSV and JSON
+
+mod files;
+mod findings;
+mod journal;
+mod measured;
+mod page;
+mod plan;
+mod plots;
+mod stage;
+
+use std::{future::Future, pin::pin, time::Duration};
+
+use speculative::{Sampling, TokenId};
+use telemetry::Tracer;
+use tokenizer::Tokenizer;
+use tokio::task::JoinSet;
+
+pub use files::write;
+pub use findings::{Best, Cell, Findings, TheoryPoint, Winner};
+pub use journal::{DeviceRoofs, Journal, PairFacts, Round, UnusableJournal};
+pub use measured::{Forwards, Measured};
+pub use page::page;
+pub use plan::{PairPlan, Placement, Plan, Policy, Rtt, Setting, UnusablePlan, Variant};
+
+use crate::{
+    Access, Deadlines, Pair, PairRoofs, Request, Run, StopReason, TraceCycles, bench,
+    cycle::generate,
+    report::{Models, median},
+    text,
+};
+use journal::Entry;
+use stage::Stage;
+
+/// Services are given as long as `outrider bench` gives them.
+const DEADLINES: Deadlines =
+    Deadlines { draft: Duration::from_secs(1), draft_adapts: false, target: Duration::from_secs(30) };
+
+/// Why a study cannot go on. What was measured is in its journal.
+#[derive(Debug, thiserror::Error)]
+pub enum StudyError {
+    /// The plan.
+    #[error(transparent)]
+    Plan(#[from] UnusablePlan),
+    /// Its directory.
+    #[error(transparent)]
+    Journal(#[from] UnusableJournal),
+    /// A pair, or a run of it.
+    #[error(transparent)]
+    Run(#[from] crate::Error),
+    /// Models in a build without any.
+    #[error("pair {pair:?} names models, allowed: addresses, as this build has no models of its own")]
+    NoModels {
+        /// The pair's name.
+        pair: String,
+    },
+}
+
+/// How far a study is: runs done, runs in all, and what is measured now.
+pub type Progress<'a> = dyn Fn(usize, usize, &str) + Sync + 'a;
+
+/// Measures what `plan` asks for and `journal` does not have yet. Whether all of it is there then; it is not where `cancel`
+/// resolved first.
+///
+/// # Errors
+/// A pair that cannot be had, a run that fails, or a journal that cannot be written.
+pub async fn run(
+    plan: &Plan,
+    journal: &mut Journal,
+    access: &Access,
+    progress: &Progress<'_>,
+    cancel: impl Future<Output = ()>,
+) -> Result<bool, StudyError> {
+    #[cfg(feature = "embedded")]
+    for pair in plan.pairs.iter().filter(|pair| !pair.is_remote()) {
+        stage::models(pair)?;
+    }
+    let mut cancel = pin!(cancel);
+    let mut done = 0;
+    for (at, pair) in plan.pairs.iter().enumerate() {
+        let mut settings: Vec<(usize, Setting)> = plan.settings().into_iter().enumerate().collect();
+        settings.retain(|(_, setting)| setting.pair == at);
+        let mut stage = Stage::open(plan, pair, access).await?;
+        let measured = tokio::select! {
+            measured = measure(plan, journal, &mut stage, (pair, &settings), &mut done, progress) => Some(measured),
+            () = cancel.as_mut() => None,
+        };
+        stage.close().await;
+        match measured {
+            Some(measured) => measured?,
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// All rounds of one pair, each setting in turn, so that a machine whose speed drifts moves all of them.
+async fn measure(
+    plan: &Plan,
+    journal: &mut Journal,
+    stage: &mut Stage<'_>,
+    (pair, settings): (&PairPlan, &[(usize, Setting)]),
+    done: &mut usize,
+    progress: &Progress<'_>,
+) -> Result<(), StudyError> {
+    let near = stage.near().await?;
+    let prompts = prompts(plan, &near.tokenizer)?;
+    let known = journal.pairs().find(|facts| facts.name == pair.name).cloned();
+    let facts = match known {
+        Some(facts) => facts,
+        None => {
+            progress(*done, plan.runs(), &format!("{}: roofs and a step of the target", pair.name));
+            let facts = facts(plan, pair, &near, &prompts).await?;
+            journal.keep(Entry::Pair(facts.clone()))?;
+            facts
+        }
+    };
+    let step = Duration::from_secs_f64(facts.step_s);
+    // The first round of a setting in this process warms it up, and is dropped.
+    for repetition in 0..=plan.repetitions {
+        for (at, setting) in settings {
+            let variants = plan.variants(setting);
+            let runs = (1 + variants.len()) * setting.sessions;
+            let last =
+                journal.rounds().filter(|round| round.is_of(setting, &pair.name)).map(|round| round.repetition).max();
+            let last = last.unwrap_or(0);
+            if last >= repetition && (repetition > 0 || last == plan.repetitions) {
+                *done += runs;
+                continue;
+            }
+            progress(*done, plan.runs(), &label(pair, setting));
+            let round = Round {
+                pair: pair.name.clone(),
+                placement: setting.placement,
+                temperature: setting.temperature,
+                rtt: setting.rtt.to_string(),
+                rtt_s: setting.rtt.duration(step).as_secs_f64(),
+                sessions: setting.sessions,
+                repetition,
+                runs: round(plan, stage, (*at, setting), &variants, repetition, &prompts, step).await?,
+            };
+            if repetition > 0 {
+                journal.keep(Entry::Round(round))?;
+            }
+            *done += runs;
+        }
+    }
+    Ok(())
+}
+
+fn label(pair: &PairPlan, setting: &Setting) -> String {
+    let Setting { placement, temperature, rtt, sessions, .. } = setting;
+    let place = match placement {
+        Placement::CoLocated => "co-located".to_owned(),
+        Placement::Distributed => format!("RTT {rtt}"),
+    };
+    format!("{}: {place}, temperature {temperature}, sessions {sessions}", pair.name)
+}
+
+/// AR and each variant once, the order turned by one each time.
+async fn round(
+    plan: &Plan,
+    stage: &mut Stage<'_>,
+    (at, setting): (usize, &Setting),
+    variants: &[Variant<'_>],
+    repetition: usize,
+    prompts: &[Vec<TokenId>],
+    step: Duration,
+) -> Result<Vec<Measured>, StudyError> {
+    let sampling = Sampling { temperature: setting.temperature, ..Sampling::greedy() };
+    let requests = |variant: Option<&Variant<'_>>| -> Vec<Request> {
+        let number = |session: usize| repetition * setting.sessions + session;
+        let request = |session| {
+            let seed = plan.seed.wrapping_add(number(session) as u64);
+            let prompt = prompts[number(session) % prompts.len()].clone();
+            let request =
+                Request { max_tokens: plan.max_tokens, ..Request::new(prompt, Sampling { seed, ..sampling }) };
+            Request {
+                gamma: variant.map_or(0.into(), |variant| variant.gamma),
+                branches: variant.map_or(0, |variant| variant.policy.anticipate),
+                min_confidence: variant.map_or(0.0, |variant| variant.policy.min_confidence),
+                trace_cycles: TraceCycles::Off,
+                ..request
+            }
+        };
+        (0..setting.sessions).map(request).collect()
+    };
+    let pair = stage.pair((at, setting), None, step).await?;
+    let expected = at_once(&pair, requests(None)).await?;
+    let mut measured = Vec::new();
+    for turn in 0..variants.len() {
+        let number = (turn + repetition) % variants.len();
+        let variant = &variants[number];
+        let pair = stage.pair((at, setting), Some(variant), step).await?;
+        let runs = at_once(&pair, requests(Some(variant))).await?;
+        measured.push((number, Measured::of(Some(*variant), runs, Some(&expected))));
+    }
+    measured.sort_by_key(|(number, _)| *number);
+    let ar = Measured::of(None, expected, None);
+    Ok([ar].into_iter().chain(measured.into_iter().map(|(_, measured)| measured)).collect())
+}
+
+/// Runs all of them at once; in order.
+async fn at_once(pair: &Pair, requests: Vec<Request>) -> Result<Vec<Run>, StudyError> {
+    let mut running = JoinSet::new();
+    for (at, request) in requests.into_iter().enumerate() {
+        let pair = pair.clone();
+        running.spawn(async move {
+            let run = generate(&pair, request, DEADLINES, &Tracer::off(), |_| {}, std::future::pending()).await;
+            (at, run)
+        });
+    }
+    let mut runs = Vec::new();
+    for (at, run) in running.join_all().await {
+        runs.push((at, run?));
+    }
+    runs.sort_by_key(|(at, _)| *at);
+    debug_assert!(runs.iter().all(|(_, run)| run.stop_reason != StopReason::Cancelled));
+    Ok(runs.into_iter().map(|(_, run)| run).collect())
+}
+
+/// What the pair is, and what a step takes it.
+async fn facts(plan: &Plan, pair: &PairPlan, near: &Pair, prompts: &[Vec<TokenId>]) -> Result<PairFacts, StudyError> {
+    let roofs = PairRoofs::measure(near).await;
+    let request = Request {
+        max_tokens: plan.max_tokens,
+        gamma: 0.into(),
+        trace_cycles: TraceCycles::Off,
+        ..Request::new(prompts[0].clone(), Sampling::greedy())
+    };
+    // The first one warms up.
+    at_once(near, vec![request.clone()]).await?;
+    let runs = at_once(near, vec![request]).await?;
+    let walls: Vec<f64> = runs.iter().flat_map(|run| &run.cycles).map(|cycle| cycle.wall.as_secs_f64()).collect();
+    Ok(PairFacts {
+        name: pair.name.clone(),
+        models: Models::of(near, true),
+        step_s: median(&walls).unwrap_or_default(),
+        accepts_by_lot: near.target.description.synthetic_acceptance.is_some(),
+        draft_roofs: roofs.draft.map(Into::into),
+        target_roofs: roofs.target.map(Into::into),
+    })
+}
+
+fn prompts(plan: &Plan, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, crate::Error> {
+    match plan.prompts.as_slice() {
+        [] => bench::usual_prompts(tokenizer),
+        prompts => prompts.iter().map(|prompt| text::encode(tokenizer, prompt)).collect(),
+    }
+}

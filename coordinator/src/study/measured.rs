@@ -1,0 +1,113 @@
+//! What one run of a study showed.
+
+use serde::{Deserialize, Serialize};
+use speculative::{Acceptance, roofline::Work};
+
+use super::plan::{AR, Variant};
+use crate::{
+    Cycle, Leg, Run,
+    report::{Anticipated, Breakdown, Breakdowns},
+};
+
+/// One run, or as many as run at once, added up.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Measured {
+    /// The policy's name, or AR.
+    pub policy: String,
+    /// Its γ: a number, or `auto`.
+    pub gamma: String,
+    /// Tokens after the first ones.
+    pub tokens: usize,
+    /// The longest session's cycles.
+    pub seconds: f64,
+    /// Whole cycles.
+    pub cycles: u64,
+    /// Tokens that were proposed.
+    pub proposed: u64,
+    /// Tokens that were accepted.
+    pub accepted: u64,
+    /// Cycles that did not accept all they proposed.
+    pub rejections: u64,
+    /// survival(i).
+    pub survival: Vec<f64>,
+    /// Median γ of the cycles.
+    pub median_gamma: usize,
+    /// The parts' means.
+    pub cycle: Breakdown,
+    /// What drafting ahead brought.
+    pub anticipation: Option<Anticipated>,
+    /// All forwards of the draft.
+    pub draft: Option<Forwards>,
+    /// All forwards of the target.
+    pub target: Option<Forwards>,
+    /// Whether the output was AR's, token for token.
+    pub identical: bool,
+}
+
+/// The forwards of one side, added up.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct Forwards {
+    /// Floating-point operations.
+    pub flops: f64,
+    /// Bytes.
+    pub bytes: f64,
+    /// Time in them.
+    pub seconds: f64,
+}
+
+impl Forwards {
+    /// All of `self` and `other`.
+    pub fn with(self, other: Self) -> Self {
+        let Self { flops, bytes, seconds } = other;
+        Self { flops: self.flops + flops, bytes: self.bytes + bytes, seconds: self.seconds + seconds }
+    }
+
+    fn over<'a>(legs: impl Iterator<Item = &'a Leg>) -> Option<Self> {
+        let mut work = Work::default();
+        let mut seconds = 0.0;
+        for leg in legs.filter(|leg| leg.work.flops > 0) {
+            work += leg.work;
+            seconds += leg.forward.as_secs_f64();
+        }
+        (work.flops > 0).then_some(Self { flops: work.flops as f64, bytes: work.bytes as f64, seconds })
+    }
+}
+
+impl Measured {
+    /// `runs` ran at once, of `variant` or of AR, where AR gave `expected`.
+    pub fn of(variant: Option<Variant<'_>>, runs: Vec<Run>, expected: Option<&[Run]>) -> Self {
+        let identical = expected.is_none_or(|expected| {
+            expected.iter().zip(&runs).all(|(expected, run)| expected.token_ids == run.token_ids)
+        });
+        let seconds = |run: &Run| run.cycles.iter().map(|cycle| cycle.wall.as_secs_f64()).sum::<f64>();
+        let mut acceptance = Acceptance::new();
+        runs.iter().for_each(|run| acceptance.merge(&run.acceptance));
+        let tokens = runs.iter().map(|run| run.token_ids.len().saturating_sub(1)).sum();
+        let longest_s = runs.iter().map(seconds).fold(0.0, f64::max);
+        let cycles: Vec<Cycle> = runs.into_iter().flat_map(|run| run.cycles).collect();
+        let mut gammas: Vec<usize> = cycles.iter().map(|cycle| cycle.gamma).collect();
+        gammas.sort_unstable();
+        Self {
+            policy: variant.map_or(AR, |variant| &variant.policy.name).to_owned(),
+            gamma: variant.map_or_else(|| "0".to_owned(), |variant| variant.gamma.to_string()),
+            tokens,
+            seconds: longest_s,
+            cycles: acceptance.cycles(),
+            proposed: acceptance.proposed(),
+            accepted: acceptance.accepted(),
+            rejections: acceptance.rejections(),
+            survival: acceptance.survival(),
+            median_gamma: gammas.get(gammas.len() / 2).copied().unwrap_or(0),
+            cycle: Breakdowns::over(&cycles, variant.is_some()).mean,
+            anticipation: Anticipated::over(&cycles),
+            draft: Forwards::over(cycles.iter().filter_map(|cycle| cycle.draft.as_ref())),
+            target: Forwards::over(cycles.iter().map(|cycle| &cycle.target)),
+            identical,
+        }
+    }
+
+    /// Tokens/s of all sessions together.
+    pub fn tokens_per_s(&self) -> f64 {
+        if self.seconds > 0.0 { self.tokens as f64 / self.seconds } else { 0.0 }
+    }
+}

@@ -1,0 +1,173 @@
+//! `outrider study`: what a plan gives, and that breaking it off loses nothing.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    BINARY, NOBODY, outrider,
+    process::{command, wait},
+};
+
+const PLAN: &str = r#"
+title = "Near & far <b>"
+rtts = ["0", "0.5 steps", "3ms"]
+repetitions = 2
+max_tokens = 24
+temperatures = [0, 0.9]
+sessions = [1, 2]
+prompts = ["ROMEO:"]
+
+[[pair]]
+name = "small"
+draft = "embedded:draft"
+target = "embedded:draft"
+threads = 1
+
+[[policy]]
+name = "in turn"
+gamma = [2, "auto"]
+
+[[policy]]
+name = "ahead"
+gamma = 3
+anticipate = 4
+"#;
+
+/// Settings of the plan: three distances and co-located, two temperatures, two numbers of sessions.
+const SETTINGS: usize = 4 * 2 * 2;
+
+fn written(plan: &str) -> (TempDir, PathBuf) {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("plan.toml");
+    fs::write(&path, plan).expect("a plan");
+    (directory, path)
+}
+
+fn study(plan: &Path, more: &[&str]) -> crate::Ended {
+    outrider(&[&["study", plan.to_str().expect("UTF-8")], more].concat())
+}
+
+fn journal(plan: &Path) -> Vec<String> {
+    let text = fs::read_to_string(plan.with_extension("").join("rounds.jsonl")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_plan_becomes_a_page_tables_and_the_plan_again() {
+    let (_directory, plan) = written(PLAN);
+    let ended = study(&plan, &["--json"]).succeeded();
+    let findings: Value = serde_json::from_str(&ended.stdout).expect("one JSON object");
+    assert_eq!(findings["rounds"], serde_json::json!([2 * SETTINGS, 2 * SETTINGS]));
+    let cells = findings["cells"].as_array().expect("cells");
+    // Co-located AR and two, distributed AR and three.
+    assert_eq!(cells.len(), SETTINGS / 4 * (3 + 3 * 4));
+    for cell in cells {
+        assert_eq!((&cell["rounds"], &cell["identical"]), (&2.into(), &2.into()), "{cell}");
+        let is_ar = cell["policy"] == "AR";
+        assert_eq!(is_ar, cell["speedup"] == 1.0, "{cell}");
+        // Where a cycle chooses γ itself it may be 0.
+        if cell["gamma"] != "auto" {
+            assert_eq!(cell["conditional_acceptance"], if is_ar { Value::Null } else { 1.0.into() }, "{cell}");
+            let tokens = cell["tokens_per_cycle"].as_f64().expect("a number");
+            assert!(if is_ar { tokens == 1.0 } else { tokens > 2.5 }, "{cell}");
+        }
+    }
+    let at = |rtt: &str, policy: &str| {
+        let here = |cell: &&Value| cell["rtt"] == rtt && cell["policy"] == policy && cell["placement"] == "distributed";
+        cells.iter().find(here).expect("a cell")
+    };
+    let network = |rtt: &str| at(rtt, "in turn")["cycle"]["draft_network_s"].as_f64().expect("a number");
+    assert!(network("3ms") >= 3e-3 && network("0") < 3e-3, "{} {}", network("3ms"), network("0"));
+    let ahead = &at("3ms", "ahead")["anticipation"];
+    assert!(ahead["hits"].as_u64() > Some(0) || ahead["late_hits"].as_u64() > Some(0), "{ahead}");
+    let step_s = findings["pairs"][0]["step_s"].as_f64().expect("a number");
+    let half = at("0.5 steps", "AR")["rtt_s"].as_f64().expect("a number");
+    assert!((half - step_s / 2.0).abs() < 1e-9, "{half} {step_s}");
+    assert_eq!(findings["theory"].as_array().map(Vec::len), Some(2 * 3));
+    assert_eq!(findings["winners"].as_array().map(Vec::len), Some(SETTINGS / 4 * 3));
+
+    let directory = plan.with_extension("");
+    let page = fs::read_to_string(directory.join("study.html")).expect("a page");
+    assert!(page.contains("<h1>Near &amp; far &lt;b&gt;</h1>"), "the title is text");
+    for words in
+        ["Speed-up over distance", "γ over distance", "Capacity", "Where a token", "Acceptance over temperature"]
+    {
+        assert!(page.contains(words), "{words}");
+    }
+    // Of each temperature speed-up, γ, capacity, budget and roofline, and acceptance over both.
+    assert_eq!(page.matches("<svg").count(), 2 * 5 + 1);
+    // It asks nobody for anything.
+    assert!(!page.replace("http://www.w3.org/2000/svg", "").contains("://"), "an address");
+    assert!(!page.contains("<script>") && !page.contains("src="), "something to load");
+
+    let table = fs::read_to_string(directory.join("runs.csv")).expect("a table");
+    let runs = 2 * SETTINGS / 4 * (3 + 3 * 4);
+    assert_eq!(table.lines().count(), 1 + runs);
+    let fields = |line: &str| line.split(',').count();
+    assert!(table.lines().all(|line| fields(line) == fields(table.lines().next().unwrap_or_default())), "{table}");
+    assert_eq!(fs::read_to_string(directory.join("plan.toml")).expect("the plan"), PLAN);
+}
+
+#[test]
+fn a_study_that_is_broken_off_goes_on_where_it_was() {
+    let (_directory, plan) = written(PLAN);
+    let mut child = command(BINARY)
+        .args(["study", plan.to_str().expect("UTF-8")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    // The study, the pair, and the first rounds.
+    while journal(&plan).len() < 5 {
+        thread::sleep(Duration::from_millis(20));
+        assert!(child.try_wait().expect("a child").is_none(), "it ended");
+    }
+    Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().expect("kill runs");
+    assert_eq!(wait(&mut child).code(), Some(130));
+    let first = journal(&plan);
+    assert!(first.len() < 2 + 2 * SETTINGS, "it was not broken off");
+    assert!(plan.with_extension("").join("study.html").exists(), "there is a page of what was measured");
+
+    // A machine that fails leaves half a line.
+    let torn = [first.join("\n"), "\n{\"kind\":\"rou".to_owned()].concat();
+    fs::write(plan.with_extension("").join("rounds.jsonl"), torn).expect("a journal");
+    study(&plan, &[]).succeeded();
+    let whole = journal(&plan);
+    assert_eq!(whole[..first.len()], first[..], "what was measured stays");
+    assert_eq!(whole.len(), 2 + 2 * SETTINGS);
+
+    // There is nothing left to measure, and another plan is another study.
+    study(&plan, &["--draw-only"]).succeeded();
+    assert_eq!(journal(&plan), whole);
+    fs::write(&plan, PLAN.replace("max_tokens = 24", "max_tokens = 25")).expect("a plan");
+    study(&plan, &[]).failed(1, &["rounds.jsonl holds a study of another plan", "allowed:"]);
+}
+
+#[test]
+fn a_plan_that_cannot_be_run_is_refused_before_anything_is() {
+    for (from, to, words) in [
+        ("embedded:draft", "synthetic:nothing", ["draft of pair \"small\"", "synthetic:nothing"]),
+        ("gamma = 3", "gamma = 99", ["gamma is 99", "1 to 32"]),
+        ("title", "titel", ["titel", "unknown field"]),
+        ("anticipate = 4", "anticipate = -1", ["anticipate", "-1"]),
+        ("\"3ms\"", "\"3\"", ["\"3\"", "0.5 steps"]),
+    ] {
+        let (_directory, plan) = written(&PLAN.replacen(from, to, 1));
+        let ended = study(&plan, &[]);
+        assert_eq!((ended.status, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
+        assert!(words.iter().all(|word| ended.stderr.contains(word)), "{to}: {ended:?}");
+        assert!(journal(&plan).len() <= 1, "something was measured");
+    }
+    let remote = PLAN.replace("embedded:draft", NOBODY).replace("threads = 1", "");
+    let (_directory, plan) = written(&remote);
+    study(&plan, &[]).failed(1, &[NOBODY, "does not answer"]);
+    outrider(&["study", "/nowhere/plan.toml"]).failed(1, &["/nowhere/plan.toml", "cannot be read"]);
+}

@@ -18,6 +18,13 @@ mod tests;
 /// Ranked tokens that are kept of each row.
 pub const MOST_RANKED: usize = 8;
 
+/// Branches that a draft grows at once: their rows share passes, and the likeliest go out before less likely ones begin. Of 3,
+/// 4, 6 and 8, 4 foresaw most in time with the embedded pair one step of the target away.
+pub const WIDTH: usize = 4;
+
+/// Last tokens that a draft forwards at once, before branches: what follows a whole proposal is likeliest of all.
+pub const TAILS: usize = 2;
+
 /// How far one verdict moves [`Foresight`], at first and at last.
 const FIRST_STEP: f64 = 0.3;
 const LAST_STEP: f64 = 0.03;

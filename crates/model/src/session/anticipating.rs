@@ -12,7 +12,7 @@ use std::{
 
 use speculative::{
     TokenId,
-    anticipation::{Foreseen, Tree},
+    anticipation::{Foreseen, TAILS, Tree, WIDTH},
 };
 use tokio::sync::oneshot;
 
@@ -21,13 +21,6 @@ use crate::{
     kernels::{Buffer, attention::PAGE},
     worker::{Answer, Cost, Grown, Lane, Stem, Worker},
 };
-
-/// Branches that are drafted at once: their rows share passes, and the likeliest go out before less likely ones begin. Of 3, 4,
-/// 6 and 8, 4 foresaw most in time with the embedded pair one step of the target away.
-const WIDTH: usize = 4;
-
-/// Last tokens that are forwarded at once, before branches: what follows a whole proposal is likeliest of all.
-const TAILS: usize = 2;
 
 /// A proposal for a verdict that is not there yet.
 #[derive(Clone, Debug)]

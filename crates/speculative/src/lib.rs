@@ -13,6 +13,7 @@
 //! - [`SyntheticAcceptance`]: proposals accepted by lot, so that costs can be studied without models that agree
 //! - [`cost`]: what a cycle ought to yield, and at which distance it stops paying
 //! - [`policy`]: how many tokens to propose
+//! - [`simulation`]: the cycle of many sessions, draft and target servers on a clock of its own
 //! - [`roofline`]: where a forward pass stands on its device
 //! - [`philox`], [`portable`]: the counter-based generator, and `ln`, `exp` and the normal distribution's quantiles
 
@@ -25,6 +26,7 @@ pub mod policy;
 pub mod portable;
 pub mod roofline;
 mod sampling;
+pub mod simulation;
 mod synthetic;
 mod verdict;
 

@@ -16,6 +16,12 @@ pub mod stream {
     pub const WEIGHTS: u32 = 1;
     /// The lots of a synthetic acceptance.
     pub const ACCEPTANCE: u32 = 2;
+    /// What the models of a simulation choose.
+    pub const TEXT: u32 = 3;
+    /// How long the passes of a simulation take.
+    pub const PASSES: u32 = 4;
+    /// How long the messages of a simulation travel.
+    pub const MESSAGES: u32 = 5;
 }
 
 /// The four random words that belong to `counter` under `key`.

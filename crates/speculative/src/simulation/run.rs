@@ -1,0 +1,348 @@
+//! The events of a run.
+
+use super::{
+    Distance, InvalidWorld, Outcome, Placement, Times, World,
+    clock::{Clock, Turn},
+    draft::{Branch, Propose, Taken},
+    outcome::{Met, Tally},
+    server::{Drafting, Kind, Pass, Server, Task, Verify},
+    session::{Asked, Cost, Cycle, Leg, Session, Side, Way},
+    text::{FIRST, Text},
+};
+use crate::{
+    Verdict,
+    policy::{Gamma, MOST_GAMMA, Outlook},
+    portable::{exp, normal_quantile},
+};
+
+/// A run under way.
+pub(super) struct Run<'a> {
+    world: &'a World,
+    times: &'a Times,
+    text: &'a Text,
+    clock: Clock<Event>,
+    sessions: Vec<Session>,
+    /// Targets first, then drafts on servers of their own.
+    servers: Vec<Server>,
+    outlook: Outlook,
+    tally: Tally,
+}
+
+/// What happens; to a session by its number, or to a server.
+#[derive(Debug)]
+enum Event {
+    /// The coordinator begins a cycle.
+    Cycle(usize),
+    /// These come to a service.
+    Propose(usize, Propose),
+    Verify(usize),
+    Close(usize),
+    /// These come to the coordinator.
+    Proposal(usize, Proposal),
+    Branch(usize, Branch),
+    /// With the rows of its pass.
+    Verdict(usize, Cost, usize),
+    /// A server looks for what waits.
+    Wake(usize),
+    Passed(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Proposal {
+    id: u64,
+    gamma: usize,
+    cost: Cost,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(world: &'a World, times: &'a Times, text: &'a Text) -> Self {
+        let drafts = if world.placement == Placement::Apart { world.drafts } else { 0 };
+        Self {
+            world,
+            times,
+            text,
+            clock: Clock::new(),
+            sessions: (0..world.sessions).map(|id| Session::new(id, world.longest(), world.branches)).collect(),
+            servers: (0..world.targets + drafts).map(|_| Server::default()).collect(),
+            outlook: Outlook::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    pub(super) fn outcome(mut self) -> Outcome {
+        for session in 0..self.sessions.len() {
+            self.clock.schedule(0.0, Turn::Happens, Event::Cycle(session));
+        }
+        while let Some(event) = self.clock.next() {
+            match event {
+                Event::Cycle(session) => self.propose(session),
+                Event::Propose(session, propose) => self.asked(session, propose),
+                Event::Verify(session) => self.verify(session),
+                Event::Close(session) => self.sessions[session].draft.is_over = true,
+                Event::Proposal(session, proposal) => self.proposal(session, proposal),
+                Event::Branch(session, branch) => self.branch(session, branch),
+                Event::Verdict(session, cost, batch_rows) => self.commit(session, cost, batch_rows),
+                Event::Wake(server) => self.wake(server),
+                Event::Passed(server) => self.passed(server),
+            }
+        }
+        let (ended_s, events) = (self.clock.now_s(), self.clock.events());
+        self.tally.outcome(self.world, &self.sessions, &self.servers, ended_s, events)
+    }
+}
+
+/// The coordinator: propose → verify → commit.
+impl Run<'_> {
+    fn propose(&mut self, id: usize) {
+        let session = &mut self.sessions[id];
+        session.cycle = Cycle { begun_s: self.clock.now_s(), ..Cycle::default() };
+        let most = (self.world.longest() - session.committed - 1).min(MOST_GAMMA);
+        let (gamma, most) = match self.world.gamma {
+            Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
+            Gamma::Auto => (self.outlook.gamma(most), most),
+        };
+        if gamma == 0 {
+            return self.window(id, 0);
+        }
+        let tokens = std::mem::take(&mut session.unseen);
+        let hit = session.ahead.settle(&tokens);
+        let propose = Propose { tokens: tokens.clone(), gamma, verifying: hit.is_some() };
+        if let Some(branch) = hit {
+            self.adopt(id, branch, Met::Hit);
+            self.send(id, Side::Draft, Way::There, Event::Propose(id, propose));
+            return self.window(id, branch.gamma.min(most));
+        }
+        let (sent_s, anticipated) = (self.clock.now_s(), session.ahead.is_expected());
+        session.asked = Some(Asked { tokens, most, sent_s, anticipated });
+        self.send(id, Side::Draft, Way::There, Event::Propose(id, propose));
+    }
+
+    fn adopt(&mut self, id: usize, branch: Branch, met: Met) {
+        self.sessions[id].ahead.adopt(branch);
+        self.tally.met(met);
+        self.tally.used(branch.gamma);
+    }
+
+    /// The window of `proposed` tokens and the one before them leaves.
+    fn window(&mut self, id: usize, proposed: usize) {
+        let cycle = &mut self.sessions[id].cycle;
+        (cycle.proposed, cycle.sent_s) = (proposed, self.clock.now_s());
+        self.send(id, Side::Target, Way::There, Event::Verify(id));
+    }
+
+    fn proposal(&mut self, id: usize, Proposal { id: number, gamma, cost }: Proposal) {
+        let now_s = self.clock.now_s();
+        let session = &mut self.sessions[id];
+        let Some(asked) = session.asked.take() else { return };
+        session.cycle.draft = Some(Leg::of(now_s - asked.sent_s, cost));
+        session.ahead.plant(number, gamma);
+        if asked.anticipated {
+            self.tally.met(Met::Miss);
+        }
+        self.window(id, gamma);
+    }
+
+    fn branch(&mut self, id: usize, branch: Branch) {
+        let session = &mut self.sessions[id];
+        session.ahead.take(branch);
+        let Some(asked) = &session.asked else { return };
+        let Some(branch) = session.ahead.settle(&asked.tokens) else { return };
+        // It was drafted before it was asked for: all of the wait is the way of it.
+        let network_s = self.clock.now_s() - asked.sent_s;
+        let proposed = branch.gamma.min(asked.most);
+        session.asked = None;
+        session.cycle.draft = Some(Leg { network_s, ..Leg::default() });
+        self.adopt(id, branch, Met::Late);
+        self.window(id, proposed);
+    }
+
+    fn commit(&mut self, id: usize, cost: Cost, batch_rows: usize) {
+        let now_s = self.clock.now_s();
+        let coordinator_s = self.times.coordinator_s;
+        let session = &mut self.sessions[id];
+        let cycle = session.cycle;
+        let Cycle { begun_s, proposed, draft, sent_s } = cycle;
+        let (text, base) = (self.text, session.committed);
+        let verdict = Verdict::of(&[FIRST; MOST_GAMMA][..proposed], |row| text.choice(id, base + row, row));
+        let target = Leg::of(now_s - sent_s, cost);
+        session.committed += verdict.tokens.len();
+        session.unseen.extend(&verdict.tokens);
+        session.ended_s = now_s + coordinator_s;
+        let wall_s = session.ended_s - begun_s;
+        let is_done = session.committed == self.world.longest();
+        self.tally.cycle(proposed, verdict.accepted, [draft.unwrap_or_default(), target], wall_s);
+        if self.world.gamma == Gamma::Auto {
+            self.outlook.learn(&cycle.observed(verdict.accepted, target, batch_rows, coordinator_s));
+        }
+        match is_done {
+            true => self.send(id, Side::Draft, Way::There, Event::Close(id)),
+            false => self.clock.schedule(now_s + coordinator_s, Turn::Happens, Event::Cycle(id)),
+        }
+    }
+
+    fn send(&mut self, id: usize, side: Side, way: Way, message: Event) {
+        let (distance, around_s) = match (side, self.world.placement) {
+            (Side::Target, _) => (self.world.target_rtt, self.times.target_around_s),
+            (Side::Draft, Placement::Apart) => (self.world.draft_rtt, self.times.draft_around_s),
+            (Side::Draft, Placement::CoLocated) => (Distance::default(), self.times.draft_around_s),
+        };
+        let link = &mut self.sessions[id].links[side as usize];
+        let arrival_s = link.arrival_s(self.clock.now_s(), way, distance, around_s, self.world.seed);
+        self.clock.schedule(arrival_s, Turn::Happens, message);
+    }
+}
+
+/// The services.
+impl Run<'_> {
+    fn server(&self, id: usize, side: Side) -> usize {
+        match (side, self.world.placement) {
+            (Side::Target, _) | (Side::Draft, Placement::CoLocated) => id % self.world.targets,
+            (Side::Draft, Placement::Apart) => self.world.targets + id % self.world.drafts,
+        }
+    }
+
+    fn verify(&mut self, id: usize) {
+        let rows = 1 + self.sessions[id].cycle.proposed;
+        let verify = Verify { session: id, rows, arrived_s: self.clock.now_s() };
+        self.enqueue(self.server(id, Side::Target), Task::Verify(verify));
+    }
+
+    fn asked(&mut self, id: usize, propose: Propose) {
+        let draft = &mut self.sessions[id].draft;
+        draft.inbox.push_back((self.clock.now_s(), propose));
+        if draft.is_free() {
+            self.attend(id);
+        }
+    }
+
+    /// The draft takes what it is asked for, and goes ahead where that is nothing.
+    fn attend(&mut self, id: usize) {
+        if self.sessions[id].draft.is_over {
+            return;
+        }
+        let now_s = self.clock.now_s();
+        let server = self.server(id, Side::Draft);
+        while let Some((received_s, propose)) = self.sessions[id].draft.inbox.pop_front() {
+            let draft = &mut self.sessions[id].draft;
+            match draft.take(&propose) {
+                Taken::Adopted => {}
+                Taken::Answer(Branch { id: number, gamma, .. }) => {
+                    let cost = Cost { server_s: now_s - received_s, queue_s: 0.0 };
+                    let proposal = Proposal { id: number, gamma, cost };
+                    self.send(id, Side::Draft, Way::Back, Event::Proposal(id, proposal));
+                    self.tally.used(gamma);
+                }
+                Taken::Forward { rows } => {
+                    draft.drafts = true;
+                    let (gamma, enqueued_s) = (propose.gamma, now_s);
+                    let drafting =
+                        Drafting { session: id, rows, gamma, drafted: 0, received_s, enqueued_s, passes_s: 0.0 };
+                    return self.enqueue(server, Task::Draft(drafting));
+                }
+            }
+        }
+        for branch in self.sessions[id].draft.send() {
+            self.send(id, Side::Draft, Way::Back, Event::Branch(id, branch));
+        }
+        if self.sessions[id].draft.begin() {
+            self.enqueue(server, Task::Grow(id));
+        }
+    }
+
+    fn enqueue(&mut self, server: usize, task: Task) {
+        self.servers[server].enqueue(task);
+        self.rouse(server);
+    }
+
+    fn rouse(&mut self, server: usize) {
+        let Server { pass: None, wakes: wakes @ false, .. } = &mut self.servers[server] else { return };
+        *wakes = true;
+        self.clock.schedule(self.clock.now_s(), Turn::Decided, Event::Wake(server));
+    }
+
+    /// Begins the next pass.
+    fn wake(&mut self, at: usize) {
+        self.servers[at].admit();
+        let sessions = &self.sessions;
+        let recalled = self.servers[at].growing.extract_if(.., |id| sessions[*id].draft.is_recalled());
+        for id in recalled.collect::<Vec<_>>() {
+            self.sessions[id].draft.harvest(self.text, id);
+            self.attend(id);
+        }
+        let server = &mut self.servers[at];
+        server.wakes = false;
+        server.admit();
+        let Some(kind) = server.next() else { return };
+        let (rows, curve) = match kind {
+            Kind::Verify => (server.verify_rows(), &self.times.target_pass),
+            Kind::Draft => (server.draft_rows(), &self.times.draft_pass),
+            Kind::Grow => {
+                let rows = server.growing.iter().map(|id| self.sessions[*id].draft.rows()).sum();
+                self.tally.branch_rows(rows);
+                (rows, &self.times.draft_pass)
+            }
+        };
+        let of = match (kind, self.world.placement) {
+            (Kind::Draft | Kind::Grow, Placement::Apart) => at - self.world.targets,
+            _ => at,
+        };
+        let took_s = self.times.varied(curve.seconds(rows), server.lot(self.world.seed, of, kind));
+        server.begin(Pass { kind, rows, took_s });
+        self.clock.schedule(self.clock.now_s() + took_s, Turn::Happens, Event::Passed(at));
+    }
+
+    fn passed(&mut self, at: usize) {
+        let now_s = self.clock.now_s();
+        let server = &mut self.servers[at];
+        let Some(Pass { kind, rows, took_s }) = server.pass.take() else { return };
+        match kind {
+            Kind::Verify => {
+                for Verify { session, arrived_s, .. } in server.verified() {
+                    let server_s = now_s - arrived_s;
+                    let cost = Cost { server_s, queue_s: (server_s - took_s).max(0.0) };
+                    self.send(session, Side::Target, Way::Back, Event::Verdict(session, cost, rows));
+                }
+            }
+            Kind::Draft => {
+                for Drafting { session, gamma, received_s, enqueued_s, passes_s, .. } in server.drafted(took_s) {
+                    let draft = &mut self.sessions[session].draft;
+                    draft.drafts = false;
+                    let id = draft.proposed(gamma, self.text, session);
+                    let (server_s, queue_s) = (now_s - received_s, (now_s - enqueued_s - passes_s).max(0.0));
+                    let cost = Cost { server_s, queue_s };
+                    self.send(session, Side::Draft, Way::Back, Event::Proposal(session, Proposal { id, gamma, cost }));
+                    self.attend(session);
+                }
+            }
+            Kind::Grow => {
+                let sessions = &mut self.sessions;
+                let grown = server.growing.extract_if(.., |id| sessions[*id].draft.grow());
+                for id in grown.collect::<Vec<_>>() {
+                    self.sessions[id].draft.harvest(self.text, id);
+                    self.attend(id);
+                }
+            }
+        }
+        self.rouse(at);
+    }
+}
+
+impl Times {
+    /// What takes so long on average, by lot.
+    fn varied(&self, mean_s: f64, lot: f64) -> f64 {
+        mean_s * exp(self.spread * (normal_quantile(lot) - 0.5 * self.spread))
+    }
+}
+
+impl World {
+    /// Runs to the end of all sessions.
+    ///
+    /// # Errors
+    /// A field that has none of the values that it may have.
+    pub fn run(&self, times: &Times) -> Result<Outcome, InvalidWorld> {
+        self.validate()?;
+        times.validate()?;
+        let text = Text::new(self.seed, &self.conditional_acceptance);
+        Ok(Run::new(self, times, &text).outcome())
+    }
+}

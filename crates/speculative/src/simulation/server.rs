@@ -1,0 +1,144 @@
+//! A server's device: `crates/model/src/worker/batch.rs` without a model.
+
+use std::mem;
+
+use super::lot;
+use crate::philox::stream;
+
+/// One device, which makes one pass after the other: each takes in all that waits when the one before has ended.
+#[derive(Debug, Default)]
+pub(super) struct Server {
+    /// Since the last pass began.
+    arrived: Vec<Task>,
+    verifying: Vec<Verify>,
+    drafting: Vec<Drafting>,
+    /// Sessions whose branches grow while nothing else is to be done.
+    pub(super) growing: Vec<usize>,
+    pub(super) pass: Option<Pass>,
+    /// Whether it is about to look for what waits.
+    pub(super) wakes: bool,
+    /// Where one device has both models, they take turns.
+    drafted_last: bool,
+    /// The target's and the draft's so far.
+    passes: [u32; 2],
+    /// In the target's passes and in the draft's, in seconds.
+    pub(super) verifying_s: f64,
+    pub(super) drafting_s: f64,
+}
+
+/// What a session wants of a server.
+#[derive(Debug)]
+pub(super) enum Task {
+    Verify(Verify),
+    Draft(Drafting),
+    /// Branches of the session.
+    Grow(usize),
+}
+
+/// A window to verify in one pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verify {
+    pub(super) session: usize,
+    pub(super) rows: usize,
+    pub(super) arrived_s: f64,
+}
+
+/// A proposal, a pass for each of its tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drafting {
+    pub(super) session: usize,
+    /// Rows of the next pass.
+    pub(super) rows: usize,
+    pub(super) gamma: usize,
+    pub(super) drafted: usize,
+    /// When it was asked for, and when it began to wait for the model.
+    pub(super) received_s: f64,
+    pub(super) enqueued_s: f64,
+    /// In passes so far.
+    pub(super) passes_s: f64,
+}
+
+/// A pass under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pass {
+    pub(super) kind: Kind,
+    pub(super) rows: usize,
+    pub(super) took_s: f64,
+}
+
+/// Whose pass it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Verify,
+    Draft,
+    Grow,
+}
+
+impl Server {
+    pub(super) fn enqueue(&mut self, task: Task) {
+        self.arrived.push(task);
+    }
+
+    pub(super) fn admit(&mut self) {
+        for task in mem::take(&mut self.arrived) {
+            match task {
+                Task::Verify(verify) => self.verifying.push(verify),
+                Task::Draft(drafting) => self.drafting.push(drafting),
+                Task::Grow(session) => self.growing.push(session),
+            }
+        }
+    }
+
+    /// What the next pass is for; `None` where nothing waits.
+    pub(super) fn next(&mut self) -> Option<Kind> {
+        let kind = match (self.verifying.is_empty(), self.drafting.is_empty()) {
+            (false, true) => Kind::Verify,
+            (true, false) => Kind::Draft,
+            (false, false) if self.drafted_last => Kind::Verify,
+            (false, false) => Kind::Draft,
+            (true, true) if self.growing.is_empty() => return None,
+            (true, true) => Kind::Grow,
+        };
+        self.drafted_last = kind == Kind::Draft;
+        Some(kind)
+    }
+
+    pub(super) fn verify_rows(&self) -> usize {
+        self.verifying.iter().map(|verify| verify.rows).sum()
+    }
+
+    pub(super) fn draft_rows(&self) -> usize {
+        self.drafting.iter().map(|drafting| drafting.rows).sum()
+    }
+
+    /// What decides how long the next pass takes. Those of one model are alike on whatever device: its server is the `of`th.
+    pub(super) fn lot(&mut self, seed: u64, of: usize, kind: Kind) -> f64 {
+        let model = usize::from(kind != Kind::Verify);
+        self.passes[model] += 1;
+        lot(seed, [of as u32, self.passes[model], model as u32], stream::PASSES)
+    }
+
+    pub(super) fn begin(&mut self, pass: Pass) {
+        debug_assert!(self.pass.is_none(), "one pass after the other");
+        match pass.kind {
+            Kind::Verify => self.verifying_s += pass.took_s,
+            Kind::Draft | Kind::Grow => self.drafting_s += pass.took_s,
+        }
+        self.pass = Some(pass);
+    }
+
+    /// Windows that the pass has verified.
+    pub(super) fn verified(&mut self) -> Vec<Verify> {
+        mem::take(&mut self.verifying)
+    }
+
+    /// Proposals that the pass has completed; all others go on.
+    pub(super) fn drafted(&mut self, took_s: f64) -> Vec<Drafting> {
+        for drafting in &mut self.drafting {
+            drafting.drafted += 1;
+            drafting.rows = 1;
+            drafting.passes_s += took_s;
+        }
+        self.drafting.extract_if(.., |drafting| drafting.drafted == drafting.gamma).collect()
+    }
+}

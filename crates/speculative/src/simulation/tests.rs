@@ -1,0 +1,218 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::cost::{CycleTimes, expected_tokens, expected_tokens_constant};
+
+mod anticipation;
+mod servers;
+
+const STEP_S: f64 = 2e-3;
+const DRAFT_S: f64 = 0.2e-3;
+
+/// One session, constant times: a step of the target is 2 ms, one of the draft 0.2 ms, a row more in a window 0.1 ms.
+fn times() -> Times {
+    Times {
+        target_pass: PassCurve::new(vec![(1.0, STEP_S), (2.0, STEP_S + 0.1e-3)]).unwrap(),
+        draft_pass: PassCurve::constant(DRAFT_S).unwrap(),
+        draft_around_s: 0.08e-3,
+        target_around_s: 0.06e-3,
+        coordinator_s: 0.02e-3,
+        spread: 0.0,
+    }
+}
+
+fn world() -> World {
+    World {
+        sessions: 1,
+        tokens: 20_000,
+        drafts: 1,
+        targets: 1,
+        gamma: Gamma::Fixed(4),
+        branches: 0,
+        placement: Placement::Apart,
+        draft_rtt: Distance { rtt_s: 0.5 * STEP_S, jitter_s: 0.0 },
+        target_rtt: Distance { rtt_s: 0.1 * STEP_S, jitter_s: 0.0 },
+        conditional_acceptance: vec![0.85],
+        seed: 7,
+    }
+}
+
+fn away(steps: f64) -> World {
+    World { draft_rtt: Distance { rtt_s: steps * STEP_S, jitter_s: 0.0 }, ..world() }
+}
+
+fn with(gamma: usize, world: World) -> World {
+    World { gamma: Gamma::Fixed(gamma), ..world }
+}
+
+/// The same world in DESIGN §8's words.
+fn cycle_times(world: &World, gamma: usize) -> CycleTimes {
+    let times = times();
+    CycleTimes {
+        t_ar_s: times.target_pass.seconds(1),
+        t_draft_s: DRAFT_S,
+        t_verify_s: times.target_pass.seconds(gamma + 1),
+        rtt_draft_s: world.draft_rtt.rtt_s + times.draft_around_s,
+        rtt_target_s: world.target_rtt.rtt_s + times.target_around_s,
+        overhead_s: times.coordinator_s,
+    }
+}
+
+fn assert_near(seen: f64, expected: f64, within: f64, what: &str) {
+    assert!((seen / expected - 1.0).abs() < within, "{what}: {seen} where {expected} is expected");
+}
+
+#[test]
+fn ar_takes_a_step_and_the_way() {
+    let outcome = with(0, world()).run(&times()).unwrap();
+    let times = cycle_times(&world(), 0);
+    let step_s = times.t_ar_s + times.rtt_target_s + times.overhead_s;
+    assert_near(outcome.tokens_per_s, 1.0 / step_s, 1e-9, "tokens/s");
+    assert_near(outcome.session_tokens_per_s, 1.0 / step_s, 1e-9, "tokens/s of the session");
+    assert_eq!((outcome.cycles, outcome.acceptance.proposed(), outcome.drafts_busy), (20_000, 0, 0.0));
+    assert_near(outcome.cycle_p99_s, step_s, 1e-9, "p99");
+    assert_near(outcome.targets_busy, times.t_ar_s / step_s, 1e-3, "busy");
+}
+
+/// DESIGN §8: E(γ) tokens in T(γ).
+#[test]
+fn one_session_is_as_fast_as_the_formula_says() {
+    let ar = with(0, world()).run(&times()).unwrap().tokens_per_s;
+    for gamma in [1, 4, 8] {
+        for steps in [0.0, 1.0, 4.0] {
+            let world = with(gamma, away(steps));
+            let outcome = world.run(&times()).unwrap();
+            let speedup = |expected| ar * cycle_times(&world, gamma).speedup(expected, gamma as u32);
+            let seen = speedup(expected_tokens(&outcome.acceptance.survival()));
+            assert_near(outcome.tokens_per_s, seen, 0.003, "by the survival that was seen");
+            let constant = speedup(expected_tokens_constant(0.85, gamma as u32));
+            assert_near(outcome.tokens_per_s, constant, 0.02, "by the acceptance that was wanted");
+        }
+    }
+}
+
+#[test]
+fn the_parts_add_up_and_are_what_they_are() {
+    let outcome = world().run(&times()).unwrap();
+    let CycleMean { draft_compute_s, draft_queue_s, target_queue_s, coordinator_s, .. } = outcome.cycle;
+    // The last cycles propose less.
+    assert_near(draft_compute_s, 4.0 * DRAFT_S, 0.001, "draft compute");
+    assert_near(outcome.cycle.draft_network_s, 0.5 * STEP_S + 0.08e-3, 0.001, "draft network");
+    assert_near(outcome.cycle.target_network_s, 0.1 * STEP_S + 0.06e-3, 1e-6, "target network");
+    assert_near(coordinator_s, 0.02e-3, 1e-6, "coordinator");
+    assert!(draft_queue_s < 1e-9 && target_queue_s < 1e-9, "{:?}", outcome.cycle);
+}
+
+/// The last proposed token was not forwarded when it was accepted.
+#[test]
+fn a_whole_proposal_leaves_two_rows_to_catch_up_with() {
+    let draft_pass = PassCurve::new(vec![(1.0, DRAFT_S), (2.0, 10.0 * DRAFT_S)]).unwrap();
+    for (a, drafted_s) in [(1.0, 11.0 * DRAFT_S), (0.0, 2.0 * DRAFT_S)] {
+        let world = World { conditional_acceptance: vec![a], ..with(2, world()) };
+        let outcome = world.run(&Times { draft_pass: draft_pass.clone(), ..times() }).unwrap();
+        assert_near(outcome.cycle.draft_compute_s, drafted_s, 0.005, "draft compute");
+    }
+}
+
+#[test]
+fn auto_is_nearly_the_best_fixed_one_at_any_distance() {
+    for steps in [0.0, 0.5, 1.0, 2.0, 6.0] {
+        let world = World { tokens: 8000, ..away(steps) };
+        let rate = |gamma| World { gamma, ..world.clone() }.run(&times()).unwrap().tokens_per_s;
+        let best = [0, 3, 4, 6, 8, 10, 12, 16].map(|gamma| rate(Gamma::Fixed(gamma))).into_iter().fold(0.0, f64::max);
+        let auto = rate(Gamma::Auto);
+        assert!(auto > 0.95 * best, "{steps} steps: {auto} where {best} is the best");
+    }
+}
+
+fn varied() -> (World, Times) {
+    let draft_rtt = Distance { rtt_s: STEP_S, jitter_s: 0.5 * STEP_S };
+    let (gamma, branches, tokens) = (Gamma::Auto, 8, 300);
+    (
+        World { sessions: 12, drafts: 3, targets: 2, gamma, branches, tokens, draft_rtt, ..world() },
+        Times { spread: 0.2, ..times() },
+    )
+}
+
+#[test]
+fn one_seed_gives_one_outcome() {
+    let (world, times) = varied();
+    let outcome = world.run(&times).unwrap();
+    assert_eq!(outcome, world.run(&times).unwrap());
+    assert!(outcome.hits > 0 && outcome.tokens == 12 * 300);
+    assert_ne!(outcome.seconds, World { seed: 8, ..world }.run(&times).unwrap().seconds);
+}
+
+#[test]
+fn spread_and_jitter_keep_their_means() {
+    let jittered = World { draft_rtt: Distance { rtt_s: STEP_S, jitter_s: STEP_S }, ..world() };
+    let outcome = jittered.run(&Times { spread: 0.3, ..times() }).unwrap();
+    let steady = away(1.0).run(&times()).unwrap();
+    assert_near(outcome.tokens_per_s, steady.tokens_per_s, 0.01, "tokens/s");
+    assert_eq!(outcome.acceptance, steady.acceptance, "the models choose the same");
+    assert!(outcome.cycle_p99_s > 1.2 * outcome.cycle_p50_s && steady.cycle_p99_s < 1.001 * steady.cycle_p50_s);
+}
+
+#[test]
+fn passes_take_what_the_curve_says() {
+    let curve = PassCurve::new(vec![(2.0, 1.0), (4.0, 2.0), (8.0, 6.0)]).unwrap();
+    let seconds = [1, 2, 3, 4, 6, 8, 10].map(|rows| curve.seconds(rows));
+    assert_eq!(seconds, [1.0, 1.0, 1.5, 2.0, 4.0, 6.0, 8.0]);
+    let constant = PassCurve::constant(3.0).unwrap();
+    assert_eq!([1, 2, 99].map(|rows| constant.seconds(rows)), [3.0; 3]);
+    let wrong = [vec![], vec![(1.0, 0.0)], vec![(2.0, 1.0), (2.0, 2.0)], vec![(1.0, 2.0), (2.0, 1.0)]];
+    for points in wrong.into_iter().chain([vec![(1.0, f64::NAN)], vec![(1.0, 1.0), (f64::INFINITY, 2.0)]]) {
+        assert_eq!(PassCurve::new(points).unwrap_err().field, "points");
+    }
+}
+
+#[test]
+fn what_cannot_be_is_named() {
+    let nowhere = Distance { rtt_s: -1.0, jitter_s: 0.0 };
+    for (field, wrong) in [
+        ("sessions", World { sessions: 0, ..world() }),
+        ("tokens", World { tokens: 0, ..world() }),
+        ("drafts", World { drafts: 0, ..world() }),
+        ("targets", World { targets: 0, ..world() }),
+        ("gamma", with(33, world())),
+        ("draft_rtt", World { draft_rtt: nowhere, ..world() }),
+        ("target_rtt", World { target_rtt: nowhere, ..world() }),
+        ("conditional_acceptance", World { conditional_acceptance: vec![], ..world() }),
+        ("conditional_acceptance", World { conditional_acceptance: vec![0.5, 1.5], ..world() }),
+    ] {
+        let error = wrong.run(&times()).unwrap_err();
+        assert_eq!(error.field, field);
+        assert_eq!(Comparison::of(&wrong, &times()).unwrap_err(), error);
+    }
+    let error = world().run(&Times { spread: -0.1, ..times() }).unwrap_err();
+    assert_eq!(error.to_string(), "spread is -0.1, allowed: 0 to 2");
+}
+
+/// Small worlds of all kinds.
+fn worlds() -> impl Strategy<Value = World> {
+    let counts = (1..9usize, 1..60usize, 1..4usize, 1..4usize);
+    let gamma = prop_oneof![(0..10usize).prop_map(Gamma::Fixed), Just(Gamma::Auto)];
+    let placement = prop_oneof![Just(Placement::Apart), Just(Placement::CoLocated)];
+    let distance = || (0.0..8e-3, 0.0..4e-3).prop_map(|(rtt_s, jitter_s)| Distance { rtt_s, jitter_s });
+    let acceptance = prop::collection::vec(0.0..=1.0, 1..3);
+    let rest = (gamma, 0..20usize, placement, distance(), distance(), acceptance, any::<u64>());
+    (counts, rest).prop_map(|((sessions, tokens, drafts, targets), rest)| {
+        let (gamma, branches, placement, draft_rtt, target_rtt, conditional_acceptance, seed) = rest;
+        let counts = World { sessions, tokens, drafts, targets, ..world() };
+        World { gamma, branches, placement, draft_rtt, target_rtt, conditional_acceptance, seed, ..counts }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn every_session_gets_its_tokens(world in worlds(), spread in 0.0..0.5) {
+        let outcome = world.run(&Times { spread, ..times() }).unwrap();
+        prop_assert_eq!(outcome.tokens, outcome.cycles + outcome.acceptance.accepted());
+        prop_assert!(outcome.hits + outcome.late_hits + outcome.misses <= outcome.acceptance.drafts());
+        prop_assert!(outcome.wasted_branch_rows <= outcome.branch_rows);
+        prop_assert!(outcome.drafts_busy <= 1.0 + 1e-9 && outcome.targets_busy <= 1.0 + 1e-9);
+        prop_assert!((outcome.cycle.coordinator_s / times().coordinator_s - 1.0).abs() < 1e-6, "{:?}", outcome.cycle);
+        prop_assert!(outcome.cycle_p50_s <= outcome.cycle_p99_s && outcome.cycle_p99_s <= outcome.seconds);
+    }
+}

@@ -11,7 +11,8 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use args::{
-    BenchArgs, CertifyArgs, DescribeArgs, ExplainArgs, GenerateArgs, HealthArgs, ServeArgs, StudyArgs, TraceArgs,
+    BenchArgs, CertifyArgs, DescribeArgs, ExplainArgs, GenerateArgs, HealthArgs, ServeArgs, SimulateArgs, StudyArgs,
+    TraceArgs,
 };
 
 /// Exit status after Ctrl-C.
@@ -45,6 +46,8 @@ enum Command {
     Serve(ServeArgs),
     /// Measure a pair over distances, γ, policies and temperatures, and draw what comes of it
     Study(StudyArgs),
+    /// Do the same on a virtual clock, at distances and with as many sessions as no machine here has
+    Simulate(SimulateArgs),
     /// Draw a traced request as one HTML page: its cycles, their rooflines, and why it is slow
     Trace(TraceArgs),
     /// Say what limits a traced request, what would change it and by how much
@@ -63,6 +66,7 @@ pub async fn run() -> ExitCode {
         Command::Describe(args) => commands::describe(args).await,
         Command::Serve(args) => commands::serve(args).await,
         Command::Study(args) => commands::study(args).await,
+        Command::Simulate(args) => commands::simulate(args).await,
         Command::Trace(args) => commands::trace(args).await,
         Command::Explain(args) => commands::explain(args).await,
         Command::Certify(args) => commands::certify(args).await,

@@ -8,6 +8,7 @@
 //! - [`report`]: what a run was, as JSON and on a terminal
 //! - [`bench`](mod@bench): AR and speculative runs in alternation, theory beside measurement
 //! - [`mod@certify`]: whether a target's rows depend on what they are computed with
+//! - [`mod@simulate`]: the same plans on a virtual clock
 //! - [`mod@study`]: sweeps over distance, γ, policies and temperatures
 //! - [`sidecar`]: a benchmark as roofline files
 //! - [`trace`]: one request seen and judged, from its spans
@@ -29,6 +30,7 @@ mod replicas;
 pub mod report;
 pub mod serve;
 pub mod sidecar;
+pub mod simulate;
 pub mod study;
 pub mod text;
 pub mod trace;

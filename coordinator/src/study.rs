@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 
 pub use files::write;
 pub use findings::{Best, Cell, Findings, TheoryPoint, Winner};
-pub use journal::{DeviceRoofs, Journal, PairFacts, Round, UnusableJournal};
+pub use journal::{Begin, DeviceRoofs, Journal, PairFacts, Records, Round, UnusableJournal};
 pub use measured::{Forwards, Measured};
 pub use page::page;
 pub use plan::{PairPlan, Placement, Plan, Policy, Rtt, Setting, UnusablePlan, Variant};
@@ -37,7 +37,6 @@ use crate::{
     report::{Models, median},
     text,
 };
-use journal::Entry;
 use stage::Stage;
 
 /// Services are given as long as `outrider bench` gives them.
@@ -113,13 +112,13 @@ async fn measure(
 ) -> Result<(), StudyError> {
     let near = stage.near().await?;
     let prompts = prompts(plan, &near.tokenizer)?;
-    let known = journal.pairs().find(|facts| facts.name == pair.name).cloned();
+    let known = journal.records().pairs.iter().find(|facts| facts.name == pair.name).cloned();
     let facts = match known {
         Some(facts) => facts,
         None => {
             progress(*done, plan.runs(), &format!("{}: roofs and a step of the target", pair.name));
             let facts = facts(plan, pair, &near, &prompts).await?;
-            journal.keep(Entry::Pair(facts.clone()))?;
+            journal.keep_pair(facts.clone())?;
             facts
         }
     };
@@ -129,8 +128,13 @@ async fn measure(
         for (at, setting) in settings {
             let variants = plan.variants(setting);
             let runs = (1 + variants.len()) * setting.sessions;
-            let last =
-                journal.rounds().filter(|round| round.is_of(setting, &pair.name)).map(|round| round.repetition).max();
+            let last = journal
+                .records()
+                .rounds
+                .iter()
+                .filter(|round| round.is_of(setting, &pair.name))
+                .map(|round| round.repetition)
+                .max();
             let last = last.unwrap_or(0);
             if last >= repetition && (repetition > 0 || last == plan.repetitions) {
                 *done += runs;
@@ -148,7 +152,7 @@ async fn measure(
                 runs: round(plan, stage, (*at, setting), &variants, repetition, &prompts, step).await?,
             };
             if repetition > 0 {
-                journal.keep(Entry::Round(round))?;
+                journal.keep_round(round)?;
             }
             *done += runs;
         }

@@ -211,6 +211,7 @@ fn the_help_of_each_command_names_each_of_its_flags() {
         ("certify", [&certify[..], &sampling, &pair, &models].concat()),
         ("health", trust.to_vec()),
         ("study", [&["--output", "--draw-only", "--log-format", "--json"][..], &trust].concat()),
+        ("simulate", vec!["--fit", "--drafts", "--targets", "--output", "--json"]),
         ("trace", vec!["--store", "--trace-id", "--output"]),
         ("explain", vec!["--store", "--trace-id", "--json"]),
     ] {

@@ -16,6 +16,7 @@ mod emulation;
 #[cfg(feature = "embedded")]
 mod models;
 mod serve;
+mod simulate;
 mod study;
 mod trace;
 
@@ -23,6 +24,7 @@ use emulation::EmulationArgs;
 #[cfg(feature = "embedded")]
 pub(super) use models::{ModelArgs, Workload};
 pub(super) use serve::ServeArgs;
+pub(super) use simulate::SimulateArgs;
 pub(super) use study::StudyArgs;
 pub(super) use trace::{ExplainArgs, SourceArgs, TraceArgs};
 

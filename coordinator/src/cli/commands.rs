@@ -5,6 +5,7 @@ mod certify;
 mod health;
 mod pair;
 mod serve;
+mod simulate;
 mod study;
 mod trace;
 
@@ -35,6 +36,7 @@ pub(super) use bench::bench;
 pub(super) use certify::certify;
 pub(super) use health::health;
 pub(super) use serve::serve;
+pub(super) use simulate::simulate;
 pub(super) use study::study;
 pub(super) use trace::{explain, trace};
 

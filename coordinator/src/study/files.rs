@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     findings::Findings,
-    journal::{Journal, UnusableJournal},
+    journal::{Records, UnusableJournal},
     page::page,
 };
 
@@ -15,7 +15,7 @@ use super::{
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write(directory: &Path, findings: &Findings, journal: &Journal) -> Result<PathBuf, UnusableJournal> {
+pub fn write(directory: &Path, findings: &Findings, records: &Records) -> Result<PathBuf, UnusableJournal> {
     let put = |name: &str, content: io::Result<Vec<u8>>| {
         let path = directory.join(name);
         match content.and_then(|content| fs::write(&path, content)) {
@@ -25,12 +25,12 @@ pub fn write(directory: &Path, findings: &Findings, journal: &Journal) -> Result
     };
     put("plan.toml", Ok(findings.plan.clone().into_bytes()))?;
     put("study.json", serde_json::to_vec_pretty(findings).map_err(Into::into))?;
-    put("runs.csv", runs(journal))?;
+    put("runs.csv", runs(records))?;
     put("study.html", page(findings).map(String::into_bytes).map_err(io::Error::other))
 }
 
 /// A line for each run.
-fn runs(journal: &Journal) -> io::Result<Vec<u8>> {
+fn runs(records: &Records) -> io::Result<Vec<u8>> {
     let mut table = csv::Writer::from_writer(Vec::new());
     table.write_record([
         "pair",
@@ -64,7 +64,7 @@ fn runs(journal: &Journal) -> io::Result<Vec<u8>> {
         "wall_s",
         "identical",
     ])?;
-    for round in journal.rounds() {
+    for round in &records.rounds {
         let placement = serde_json::to_value(round.placement)?;
         for run in &round.runs {
             let ar = round.runs.first().map_or(0.0, super::Measured::tokens_per_s);

@@ -6,7 +6,7 @@ use serde::Serialize;
 use speculative::cost::CycleTimes;
 
 use super::{
-    journal::{Begin, Journal, PairFacts, Round},
+    journal::{Begin, PairFacts, Records, Round},
     measured::{Forwards, Measured},
     plan::{AR, Placement, Plan, Setting},
 };
@@ -21,6 +21,8 @@ pub struct Findings {
     pub version: String,
     /// Where the coordinator ran.
     pub machine: Machine,
+    /// Whether nothing was measured: the clock was a virtual one.
+    pub simulated: bool,
     /// Rounds that were measured, and rounds that the plan has.
     pub rounds: [usize; 2],
     /// Who drafted for whom.
@@ -70,6 +72,10 @@ pub struct Cell {
     pub speedup_interval: Option<[f64; 2]>,
     /// Tokens of a cycle, mean.
     pub tokens_per_cycle: Option<f64>,
+    /// Whole cycles of all rounds.
+    pub cycles: u64,
+    /// survival(i), over all cycles.
+    pub survival: Vec<f64>,
     /// Accepted / proposed.
     pub acceptance_rate: Option<f64>,
     /// Accepted / (accepted + rejections).
@@ -138,22 +144,28 @@ pub struct Best {
 }
 
 impl Findings {
-    /// Of what `journal` has of `plan`.
-    pub fn of(plan: &Plan, journal: &Journal) -> Self {
-        let Begin { version, plan: text, machine } = journal.begin().clone();
+    /// Of what `records` have of `plan`.
+    pub fn of(plan: &Plan, records: &Records) -> Self {
+        let Begin { version, plan: text, machine } = records.begin.clone();
         let settings = plan.settings();
-        let cells: Vec<Cell> = settings.iter().flat_map(|setting| cells(plan, setting, journal)).collect();
+        let cells: Vec<Cell> = settings.iter().flat_map(|setting| cells(plan, setting, records)).collect();
         Self {
             title: plan.title.clone(),
             version,
             machine,
-            rounds: [journal.rounds().count(), settings.len() * plan.repetitions],
-            pairs: journal.pairs().cloned().collect(),
-            theory: theory(plan, &cells, journal),
+            simulated: false,
+            rounds: [records.rounds.len(), settings.len() * plan.repetitions],
+            pairs: records.pairs.clone(),
+            theory: theory(plan, &cells, records),
             winners: winners(&cells),
             cells,
             plan: text,
         }
+    }
+
+    /// The same, of rounds that were simulated.
+    pub(crate) fn simulated(self) -> Self {
+        Self { simulated: true, ..self }
     }
 
     /// Rounds whose output was not AR's though it must be.
@@ -163,9 +175,9 @@ impl Findings {
     }
 }
 
-fn cells(plan: &Plan, setting: &Setting, journal: &Journal) -> Vec<Cell> {
+fn cells(plan: &Plan, setting: &Setting, records: &Records) -> Vec<Cell> {
     let pair = &plan.pairs[setting.pair].name;
-    let rounds: Vec<&Round> = journal.rounds().filter(|round| round.is_of(setting, pair)).collect();
+    let rounds: Vec<&Round> = records.rounds.iter().filter(|round| round.is_of(setting, pair)).collect();
     let Some(first) = rounds.first() else { return Vec::new() };
     let branches = |policy: &str| plan.policies.iter().find(|of| of.name == policy).map_or(0, |of| of.anticipate);
     let cell = |(at, of): (usize, &Measured)| {
@@ -199,6 +211,8 @@ fn cells(plan: &Plan, setting: &Setting, journal: &Journal) -> Vec<Cell> {
             speedup: median(&over_ar),
             speedup_interval: median_interval(&over_ar),
             tokens_per_cycle: ratio(tokens, cycles),
+            cycles,
+            survival: survival(&runs),
             acceptance_rate: ratio(accepted, proposed),
             conditional_acceptance: ratio(accepted, accepted + rejections),
             median_gamma: median(&runs.iter().map(|run| run.median_gamma as f64).collect::<Vec<_>>()),
@@ -211,6 +225,18 @@ fn cells(plan: &Plan, setting: &Setting, journal: &Journal) -> Vec<Cell> {
     first.runs.iter().enumerate().map(cell).collect()
 }
 
+/// The mean of the runs' survival, each by its cycles.
+fn survival(runs: &[&Measured]) -> Vec<f64> {
+    let longest = runs.iter().map(|run| run.survival.len()).max().unwrap_or(0);
+    let place = |place: usize| {
+        let reached = runs.iter().filter_map(|run| Some((*run.survival.get(place)?, run.cycles as f64)));
+        let (sum, cycles) =
+            reached.fold((0.0, 0.0), |sum, (survival, cycles)| (sum.0 + survival * cycles, sum.1 + cycles));
+        sum / cycles
+    };
+    (0..longest).map(place).collect()
+}
+
 fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
@@ -221,16 +247,24 @@ impl Cell {
         self.policy == AR
     }
 
+    /// Whether both are of the same policy in the same setting.
+    pub fn is_of_the_same(&self, other: &Self) -> bool {
+        let setting = |cell: &Self| (cell.placement, cell.temperature, cell.sessions);
+        setting(self) == setting(other)
+            && (&self.pair, &self.rtt, &self.policy, &self.gamma)
+                == (&other.pair, &other.rtt, &other.policy, &other.gamma)
+    }
+
     /// The γ that was asked for in each cycle, where it was one and nothing was drafted ahead.
-    fn in_turn(&self) -> Option<usize> {
+    pub fn in_turn(&self) -> Option<usize> {
         self.gamma.parse().ok().filter(|gamma| *gamma > 0 && self.branches == 0)
     }
 }
 
 /// The times of each γ where the draft is nearest, and what they make of the other distances.
-fn theory(plan: &Plan, cells: &[Cell], journal: &Journal) -> Vec<TheoryPoint> {
+fn theory(plan: &Plan, cells: &[Cell], records: &Records) -> Vec<TheoryPoint> {
     let mut points = Vec::new();
-    for pair in journal.pairs() {
+    for pair in &records.pairs {
         for &temperature in &plan.temperatures {
             let here = |cell: &&Cell| {
                 let alone = cell.sessions == 1 && cell.placement == Placement::Distributed;

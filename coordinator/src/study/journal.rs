@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Seek, Write},
     path::{Path, PathBuf},
 };
 
@@ -18,15 +18,12 @@ use crate::report::{Machine, Models};
 /// The journal's name in the study's directory.
 const NAME: &str = "rounds.jsonl";
 
-/// A line.
+/// A line: the first, a pair before its first round, or a round.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Entry {
-    /// The first.
+enum Entry {
     Study(Begin),
-    /// A pair, before its first round.
     Pair(PairFacts),
-    /// A round.
     Round(Round),
 }
 
@@ -106,14 +103,23 @@ impl Round {
     }
 }
 
+/// All that was measured.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// What it began with.
+    pub begin: Begin,
+    /// All pairs that were begun.
+    pub pairs: Vec<PairFacts>,
+    /// All rounds.
+    pub rounds: Vec<Round>,
+}
+
 /// The study's directory, in which nothing is lost that was measured.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
     path: PathBuf,
-    begin: Begin,
-    /// What stands in it after that.
-    entries: Vec<Entry>,
+    records: Records,
 }
 
 /// A study that cannot be begun or gone on with.
@@ -165,70 +171,98 @@ impl Journal {
         let io = |error| UnusableJournal::Io { path: path.clone(), error };
         fs::create_dir_all(directory).map_err(io)?;
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(&path).map_err(io)?;
-        let text = fs::read_to_string(&path).map_err(io)?;
-        // A line without its end was being written when the study was broken off.
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let mut entries = Vec::new();
-        for (at, line) in text[..whole].lines().enumerate() {
-            let entry = serde_json::from_str(line);
-            entries.push(entry.map_err(|error| UnusableJournal::Unreadable {
-                path: path.clone(),
-                line: at + 1,
-                error,
-            })?);
-        }
-        if whole < text.len() {
-            file.set_len(whole as u64).map_err(io)?;
-        }
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let this = Begin { version, plan: plan.to_owned(), machine: Machine::this() };
-        let begin = match (!entries.is_empty()).then(|| entries.remove(0)) {
-            Some(Entry::Study(begin)) if begin.plan != plan => return Err(UnusableJournal::OtherPlan { path }),
-            Some(Entry::Study(begin)) if begin.machine != this.machine => {
-                let Machine { processor, logical_processors, .. } = begin.machine;
-                let machine = format!("{processor} with {logical_processors} logical processors");
-                return Err(UnusableJournal::OtherMachine { path, machine });
-            }
-            Some(Entry::Study(begin)) => begin,
-            Some(_) => return Err(UnusableJournal::OtherPlan { path }),
-            None => {
-                write(&mut file, &Entry::Study(this.clone())).map_err(io)?;
-                this
+        let this = Begin::now(plan);
+        let (records, whole_bytes) = match read(&path)? {
+            (Some(records), bytes) => (records, bytes),
+            (None, _) => {
+                let mut line = serde_json::to_vec(&Entry::Study(this.clone())).map_err(|error| io(error.into()))?;
+                line.push(b'\n');
+                fs::write(&path, &line).map_err(io)?;
+                (Records { begin: this.clone(), pairs: Vec::new(), rounds: Vec::new() }, line.len())
             }
         };
-        Ok(Self { file, path, begin, entries })
+        if records.begin.plan != plan {
+            return Err(UnusableJournal::OtherPlan { path });
+        }
+        if records.begin.machine != this.machine {
+            let Machine { processor, logical_processors, .. } = records.begin.machine;
+            let machine = format!("{processor} with {logical_processors} logical processors");
+            return Err(UnusableJournal::OtherMachine { path, machine });
+        }
+        // A line without its end was being written when the study was broken off.
+        file.set_len(whole_bytes as u64).map_err(io)?;
+        file.seek(io::SeekFrom::End(0)).map_err(io)?;
+        Ok(Self { file, path, records })
     }
 
-    /// Keeps an entry.
+    /// What is there.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Keeps a pair.
     ///
     /// # Errors
     /// A file that cannot be written any more.
-    pub fn keep(&mut self, entry: Entry) -> Result<(), UnusableJournal> {
-        write(&mut self.file, &entry).map_err(|error| UnusableJournal::Io { path: self.path.clone(), error })?;
-        self.entries.push(entry);
+    pub fn keep_pair(&mut self, facts: PairFacts) -> Result<(), UnusableJournal> {
+        self.write(&Entry::Pair(facts.clone()))?;
+        self.records.pairs.push(facts);
         Ok(())
     }
 
-    /// What it began with.
-    pub fn begin(&self) -> &Begin {
-        &self.begin
+    /// Keeps a round.
+    ///
+    /// # Errors
+    /// A file that cannot be written any more.
+    pub fn keep_round(&mut self, round: Round) -> Result<(), UnusableJournal> {
+        self.write(&Entry::Round(round.clone()))?;
+        self.records.rounds.push(round);
+        Ok(())
     }
 
-    /// All pairs that were begun.
-    pub fn pairs(&self) -> impl Iterator<Item = &PairFacts> {
-        self.entries.iter().filter_map(|entry| if let Entry::Pair(facts) = entry { Some(facts) } else { None })
-    }
-
-    /// All rounds.
-    pub fn rounds(&self) -> impl Iterator<Item = &Round> {
-        self.entries.iter().filter_map(|entry| if let Entry::Round(round) = entry { Some(round) } else { None })
+    /// A line at once: whatever stands in the file is whole up to the last one.
+    fn write(&mut self, entry: &Entry) -> Result<(), UnusableJournal> {
+        let line = serde_json::to_vec(entry).map_err(io::Error::from).map(|mut line| {
+            line.push(b'\n');
+            line
+        });
+        let written = line.and_then(|line| self.file.write_all(&line));
+        written.map_err(|error| UnusableJournal::Io { path: self.path.clone(), error })
     }
 }
 
-/// A line at once: whatever stands in the file is whole up to the last one.
-fn write(file: &mut File, entry: &Entry) -> io::Result<()> {
-    let mut line = serde_json::to_vec(entry)?;
-    line.push(b'\n');
-    file.write_all(&line)?;
-    file.flush()
+impl Begin {
+    /// A study of `plan` that begins here and now.
+    pub fn now(plan: &str) -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), plan: plan.to_owned(), machine: Machine::this() }
+    }
+}
+
+impl Records {
+    /// Those of the study in `directory`.
+    ///
+    /// # Errors
+    /// No study there, or one that cannot be read.
+    pub fn read(directory: &Path) -> Result<Self, UnusableJournal> {
+        let path = directory.join(NAME);
+        let nothing = || io::Error::other("nothing stands in it");
+        read(&path)?.0.ok_or_else(|| UnusableJournal::Io { path, error: nothing() })
+    }
+}
+
+/// What stands in a journal, and up to which byte its lines are whole.
+fn read(path: &Path) -> Result<(Option<Records>, usize), UnusableJournal> {
+    let text = fs::read_to_string(path).map_err(|error| UnusableJournal::Io { path: path.to_owned(), error })?;
+    let whole_bytes = text.rfind('\n').map_or(0, |end| end + 1);
+    let mut records: Option<Records> = None;
+    for (at, line) in text[..whole_bytes].lines().enumerate() {
+        let unreadable = |error| UnusableJournal::Unreadable { path: path.to_owned(), line: at + 1, error };
+        match (serde_json::from_str(line).map_err(unreadable)?, &mut records) {
+            (Entry::Study(begin), None) => records = Some(Records { begin, pairs: Vec::new(), rounds: Vec::new() }),
+            (Entry::Pair(facts), Some(records)) => records.pairs.push(facts),
+            (Entry::Round(round), Some(records)) => records.rounds.push(round),
+            _ => return Err(UnusableJournal::OtherPlan { path: path.to_owned() }),
+        }
+    }
+    Ok((records, whole_bytes))
 }

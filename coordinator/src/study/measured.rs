@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// One run, or as many as run at once, added up.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Measured {
     /// The policy's name, or AR.
     pub policy: String,
@@ -74,6 +74,15 @@ impl Forwards {
 }
 
 impl Measured {
+    /// Nothing yet, of `variant` or of AR.
+    pub(crate) fn named(variant: Option<Variant<'_>>) -> Self {
+        Self {
+            policy: variant.map_or(AR, |variant| &variant.policy.name).to_owned(),
+            gamma: variant.map_or_else(|| "0".to_owned(), |variant| variant.gamma.to_string()),
+            ..Self::default()
+        }
+    }
+
     /// `runs` ran at once, of `variant` or of AR, where AR gave `expected`.
     pub fn of(variant: Option<Variant<'_>>, runs: Vec<Run>, expected: Option<&[Run]>) -> Self {
         let identical = expected.is_none_or(|expected| {
@@ -88,8 +97,6 @@ impl Measured {
         let mut gammas: Vec<usize> = cycles.iter().map(|cycle| cycle.gamma).collect();
         gammas.sort_unstable();
         Self {
-            policy: variant.map_or(AR, |variant| &variant.policy.name).to_owned(),
-            gamma: variant.map_or_else(|| "0".to_owned(), |variant| variant.gamma.to_string()),
             tokens,
             seconds: longest_s,
             cycles: acceptance.cycles(),
@@ -103,6 +110,7 @@ impl Measured {
             draft: Forwards::over(cycles.iter().filter_map(|cycle| cycle.draft.as_ref())),
             target: Forwards::over(cycles.iter().map(|cycle| &cycle.target)),
             identical,
+            ..Self::named(variant)
         }
     }
 

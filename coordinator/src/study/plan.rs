@@ -9,7 +9,7 @@ use speculative::{Sampling, policy::Gamma};
 const MOST_BRANCHES: usize = 64;
 
 /// Sessions at once.
-const MOST_SESSIONS: usize = 1024;
+const MOST_SESSIONS: usize = 100_000;
 
 /// A plan that cannot be run.
 #[derive(Debug, thiserror::Error)]

@@ -171,3 +171,51 @@ fn a_plan_that_cannot_be_run_is_refused_before_anything_is() {
     study(&plan, &[]).failed(1, &[NOBODY, "does not answer"]);
     outrider(&["study", "/nowhere/plan.toml"]).failed(1, &["/nowhere/plan.toml", "cannot be read"]);
 }
+
+#[test]
+fn a_simulation_predicts_what_a_study_measured_and_can_be_repeated() {
+    let (_directory, plan) = written(PLAN);
+    study(&plan, &[]).succeeded();
+    let measured = plan.with_extension("");
+    let plan_path = plan.to_str().expect("UTF-8");
+    let simulate = |fit: &Path, more: &[&str]| {
+        let flags = ["simulate", plan_path, "--json", "--fit", fit.to_str().expect("UTF-8")];
+        outrider(&[&flags[..], more].concat())
+    };
+    let parsed = |ended: crate::Ended| serde_json::from_str::<Value>(&ended.stdout).expect("one JSON object");
+    let first = parsed(simulate(&measured, &[]).succeeded());
+    assert_eq!(first["findings"]["simulated"], true);
+    assert_eq!(first["findings"]["cells"].as_array().map(Vec::len), Some(SETTINGS / 4 * (3 + 3 * 4)));
+    // What it was fitted to is not predicted: AR and γ 2, near, with one session, at both temperatures.
+    let predicted = first["prediction"]["cells"].as_array().expect("cells");
+    assert_eq!(predicted.len(), SETTINGS / 4 * (3 + 3 * 4) - 2 * 2);
+    assert!(predicted.iter().all(|cell| cell["ratio"].as_f64() > Some(0.0)), "{predicted:?}");
+    let breaks = first["breaks"].as_array().expect("breaks");
+    assert_eq!(breaks.len(), 2 * 2, "each temperature and number of sessions");
+    assert!(breaks.iter().all(|at| at["rtt"] == "3ms" && at["tokens_per_s"][2].as_f64() > Some(0.0)), "{breaks:?}");
+
+    let output = plan.with_file_name("plan-simulated");
+    let page = fs::read_to_string(output.join("study.html")).expect("a page");
+    assert!(page.contains("Simulated on a virtual clock"), "it does not say so");
+    let again = parsed(simulate(&output.join("fit.json"), &[]).succeeded());
+    // A number read from JSON may be off in its last bit.
+    let rates = |all: &Value| -> Vec<f64> {
+        let cells = all["findings"]["cells"].as_array().expect("cells");
+        cells.iter().map(|cell| cell["tokens_per_s"].as_f64().expect("a rate")).collect()
+    };
+    for (one, other) in rates(&first).into_iter().zip(rates(&again)) {
+        assert!((one / other - 1.0).abs() < 1e-9, "{one} {other}");
+    }
+    // Twice the targets carry more of two sessions.
+    let more = parsed(simulate(&output.join("fit.json"), &["--targets", "2", "--drafts", "2"]).succeeded());
+    let rate = |all: &Value| {
+        let cells = all["findings"]["cells"].as_array().expect("cells");
+        let two = |cell: &&Value| cell["sessions"] == 2 && cell["policy"] == "AR" && cell["rtt"] == "0";
+        cells.iter().find(two).and_then(|cell| cell["tokens_per_s"].as_f64()).expect("a rate")
+    };
+    assert!(rate(&more) > rate(&first), "{} {}", rate(&more), rate(&first));
+
+    fs::write(&plan, PLAN.replace("[0, 0.9]", "[0.5]")).expect("a plan");
+    simulate(&measured, &[]).failed(1, &["pair \"small\" at temperature 0.5 was not measured", "\"small\" at 0"]);
+    simulate(Path::new("/nowhere"), &[]).failed(1, &["/nowhere", "No such file"]);
+}

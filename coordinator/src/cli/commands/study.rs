@@ -31,8 +31,8 @@ pub(in crate::cli) async fn study(args: StudyArgs) -> anyhow::Result<End> {
         let access = Access { tls: args.trust.tls()?, ..Access::default() };
         measure(&plan, &mut journal, &access).await?
     };
-    let findings = Findings::of(&plan, &journal);
-    let page = study::write(&directory, &findings, &journal)?;
+    let findings = Findings::of(&plan, journal.records());
+    let page = study::write(&directory, &findings, journal.records())?;
     match args.json {
         true => print_json(&findings)?,
         false => print_text(&summary(&findings))?,

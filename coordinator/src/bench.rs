@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use serde::{Serialize, Serializer};
 use speculative::{
-    Sampling, TokenId,
+    Coupling, Sampling, TokenId,
     policy::Gamma,
     roofline::{Roofs, Work},
 };
@@ -45,6 +45,8 @@ pub struct Plan {
     pub branches: usize,
     /// What ends a proposal early; 0 is off.
     pub min_confidence: f32,
+    /// How the draws of draft and target depend on each other; AR has but one.
+    pub coupling: Coupling,
     /// Counted pairs for each γ, after a warm-up that is dropped.
     pub pairs: usize,
     /// The pairs take them in turn.
@@ -80,6 +82,15 @@ pub struct Outcome {
     /// The target's roofs, medians of what was measured between the runs.
     #[serde(skip)]
     pub roofs: Option<Roofs>,
+}
+
+impl Outcome {
+    /// Whether the two outputs of a pair must be the same: not where a target accepts by lot, nor where the coupling is by
+    /// rejection.
+    pub fn is_held_to_ar(&self) -> bool {
+        let by_lot = self.synthetic.is_some_and(|synthetic| synthetic.is_lossy());
+        !by_lot && self.runs.iter().all(|run| run.report.coupling == Coupling::Gumbel)
+    }
 }
 
 /// The AR runs, and the speculative ones of the first γ.
@@ -135,7 +146,8 @@ pub struct ByGamma {
     pub gamma: Gamma,
     /// Counted pairs.
     pub pairs: usize,
-    /// Pairs whose two outputs were the same tokens; all of them, unless a device is inexact or a target accepts by lot.
+    /// Pairs whose two outputs were the same tokens; all of them, unless a device is inexact, a target accepts by lot, or the
+    /// coupling is by rejection.
     pub identical: usize,
     /// Tokens/s over the AR run through the same services.
     pub speedup: Option<f64>,
@@ -239,9 +251,17 @@ async fn run(
 ) -> Result<Run, Error> {
     let prompt = plan.prompts[round % plan.prompts.len()].clone();
     let sampling = Sampling { seed: plan.sampling.seed.wrapping_add(round as u64), ..plan.sampling };
-    let Plan { max_tokens, trace_cycles, branches, min_confidence, .. } = *plan;
-    let request =
-        Request { max_tokens, gamma, branches, min_confidence, trace_cycles, ..Request::new(prompt, sampling) };
+    let Plan { max_tokens, trace_cycles, branches, min_confidence, coupling, .. } = *plan;
+    let request = Request {
+        max_tokens,
+        gamma,
+        branches,
+        min_confidence,
+        coupling,
+        trace_cycles,
+        ..Request::new(prompt, sampling)
+    };
+    let request = if gamma.is_ar() { request.alone() } else { request };
     generate(bench.pair, request, bench.deadlines, bench.tracer, |_| {}, cancel).await
 }
 

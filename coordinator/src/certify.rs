@@ -9,13 +9,13 @@ mod summary;
 
 use proto::v1;
 use serde::{Deserialize, Serialize};
-use speculative::{Logprobs, Sampling, TokenId, gumbel, policy::Gamma};
+use speculative::{Coupling, Logprobs, Sampling, TokenId, gumbel, policy::Gamma};
 use telemetry::Span;
 use tokio::task::JoinSet;
 
 use crate::{
     Error, Pair, Request, Service, cycle,
-    link::{self, Call, Opening, TargetLink, Verified},
+    link::{self, Call, Opening, Proposed, TargetLink, Verified},
     pairing::Deadlines,
     report::{self, Model, Models},
 };
@@ -32,6 +32,9 @@ pub struct Recorded {
     pub sampling: report::Sampling,
     /// The seed.
     pub seed: u64,
+    /// `gumbel` or `rejection`; runs that do not say it were by `gumbel`.
+    #[serde(default)]
+    pub coupling: Option<String>,
     /// What each cycle proposed and how much of it was accepted.
     pub windows: Vec<[usize; 2]>,
     /// What computed it.
@@ -238,6 +241,7 @@ impl Alone {
             trace: None,
             top_logprobs: Some(Logprobs::MOST_TOP as u32),
             branches: 0,
+            coupling: link::coupling(Coupling::Gumbel),
         };
         Call { open, deadline: None }
     }
@@ -274,9 +278,10 @@ impl Alone {
         while done < self.tokens.len() {
             cycle += 1;
             let rows = window.min(self.tokens.len() - done);
-            let (proposed, base_len) = (&self.tokens[done..done + rows - 1], self.prompt.len() + done);
+            let proposed = Proposed { tokens: self.tokens[done..done + rows - 1].to_vec(), ..Proposed::default() };
+            let base_len = self.prompt.len() + done;
             let Verified { verdict, logprobs, .. } =
-                session.verify(cycle, base_len, proposed, deadlines.target, &Span::off()).await?;
+                session.verify(cycle, base_len, &proposed, deadlines.target, &Span::off()).await?;
             for (row, (token, logprobs)) in verdict.tokens.into_iter().zip(&logprobs).enumerate() {
                 if !compared.row(self, done + row, token, logprobs, Some([rows, row])) {
                     return Ok(compared);

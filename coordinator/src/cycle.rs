@@ -15,7 +15,7 @@ use std::{
 use opentelemetry::{Array, Value, trace::SpanKind};
 use proto::v1;
 use speculative::{
-    Acceptance, Logprobs, Sampling, TokenId, Verdict,
+    Acceptance, Coupling, Logprobs, Sampling, TokenId, Verdict,
     policy::{Gamma, Outlook},
 };
 use telemetry::{
@@ -30,8 +30,8 @@ mod record;
 pub use record::{Cycle, Leg, Part, Run, StopReason};
 
 use crate::{
-    AnticipationOutcome, Deadlines, Error, Pair, PairRoofs,
-    link::{Call, DraftLink, Opening, TargetLink, Verified, Wish, trace_context},
+    AnticipationOutcome, Deadlines, Error, Pair, PairRoofs, Service,
+    link::{Call, DraftLink, Opening, Proposed, TargetLink, Verified, Wish, trace_context},
     text::{Piece, Text},
 };
 
@@ -50,6 +50,8 @@ pub struct Request {
     pub min_confidence: f32,
     /// Branches that the draft may draft ahead, for verdicts that are not there yet (DESIGN §6); 0 is none.
     pub branches: usize,
+    /// How the draws of draft and target depend on each other; by rejection, nothing is drafted ahead.
+    pub coupling: Coupling,
     /// The text ends before the first of these.
     pub stop: Vec<String>,
     /// With each token, its log-probability and those of this many likeliest; `None` asks for none.
@@ -101,6 +103,11 @@ impl FromStr for TraceCycles {
 }
 
 impl Request {
+    /// The same of the target alone: AR, which is coupled to nothing.
+    pub fn alone(self) -> Self {
+        Self { gamma: Gamma::Fixed(0), coupling: Coupling::Gumbel, ..self }
+    }
+
     /// 256 tokens after `prompt`, of the target alone.
     pub fn new(prompt: Vec<TokenId>, sampling: Sampling) -> Self {
         Self {
@@ -110,6 +117,7 @@ impl Request {
             gamma: Gamma::Fixed(0),
             min_confidence: 0.0,
             branches: 0,
+            coupling: Coupling::Gumbel,
             stop: Vec::new(),
             top_logprobs: None,
             parent: None,
@@ -169,13 +177,17 @@ impl Request {
         if !(1..=most).contains(&self.prompt.len()) {
             return Err(Error::PromptLength { tokens: self.prompt.len(), most, url: target.url.clone() });
         }
-        let within = |field, value, (least, most), service: &crate::Service| match (least..=most).contains(&value) {
+        let within = |field, value, (least, most), service: &Service| match (least..=most).contains(&value) {
             true => Ok(()),
             false => {
                 let (side, url) = (service.side, service.url.clone());
                 Err(Error::Limit { field, value, least, most, side, url })
             }
         };
+        if self.coupling == Coupling::Rejection {
+            within("branches (with rejection coupling)", self.branches, (0, 0), target)?;
+            pair.draft.iter().chain([target]).try_for_each(Service::couples_by_rejection)?;
+        }
         within("max_tokens", self.max_tokens, (1, limits.max_output_tokens as usize), target)?;
         within("top_logprobs", self.top_logprobs.unwrap_or(0), (0, Logprobs::MOST_TOP), target)?;
         let Gamma::Fixed(gamma) = self.gamma else { return Ok(()) };
@@ -348,20 +360,20 @@ impl<'a> Generation<'a> {
             Ok(verdict) => verdict,
             Err(error) => {
                 // What was proposed goes unverified.
-                proposal.clear();
+                proposal = Proposed::default();
                 self.fail_over(&mut cycle, error).await?
             }
         };
-        Ok(self.commit(cycle, &proposal, &verdict))
+        Ok(self.commit(cycle, &proposal.tokens, &verdict))
     }
 
     /// Up to γ tokens from the draft, as far as the request and both contexts still want them.
-    async fn propose(&mut self, cycle: &mut Cycle) -> Vec<TokenId> {
+    async fn propose(&mut self, cycle: &mut Cycle) -> Proposed {
         let base_len = self.committed.len();
         let wanted = self.longest - base_len;
         // Taken out for as long as it borrows the rest; a run that is cancelled meanwhile needs no draft any more.
         let Some(mut draft) = self.draft.take() else {
-            return Vec::new();
+            return Proposed::default();
         };
         let most = (wanted - 1).min(draft.room(base_len)).min(self.pair.most_gamma());
         let (gamma, most) = match self.request.gamma {
@@ -369,14 +381,13 @@ impl<'a> Generation<'a> {
             Gamma::Auto => (self.outlook.gamma(most), most),
         };
         cycle.wanted = gamma;
-        let mut proposal = Vec::new();
+        let mut proposal = Proposed::default();
         if gamma > 0 {
             let open = || self.open(&self.span);
-            let proposed = draft.propose(cycle.number, &self.committed, [gamma, most], open, &mut cycle.span).await;
-            cycle.draft = proposed.leg;
-            cycle.anticipation = proposed.anticipation;
-            proposal = proposed.tokens;
-            if cycle.lacks_draft() && proposal.is_empty() {
+            proposal = draft.propose(cycle.number, &self.committed, [gamma, most], open, &mut cycle.span).await;
+            cycle.draft = proposal.leg;
+            cycle.anticipation = proposal.anticipation;
+            if cycle.lacks_draft() && proposal.tokens.is_empty() {
                 cycle.span.set(spec::DRAFT_ABSENT, true);
             }
         }
@@ -385,7 +396,7 @@ impl<'a> Generation<'a> {
     }
 
     /// The target's verdict on `proposal`, from one forward pass.
-    async fn verify(&mut self, cycle: &mut Cycle, proposal: &[TokenId]) -> Result<Verdict, Error> {
+    async fn verify(&mut self, cycle: &mut Cycle, proposal: &Proposed) -> Result<Verdict, Error> {
         let sent = Instant::now();
         let target = self.target.as_mut().expect("the prefill has opened the session");
         let deadline = self.deadlines.target;
@@ -463,6 +474,7 @@ impl<'a> Generation<'a> {
             trace: trace_context(span),
             top_logprobs: self.request.top_logprobs.map(|top| top as u32),
             branches: self.request.branches as u32,
+            coupling: crate::link::coupling(self.request.coupling),
         };
         Call { open, deadline: self.request.deadline }
     }
@@ -486,6 +498,7 @@ impl<'a> Generation<'a> {
         Ok(Run {
             policy: self.request.gamma,
             sampling: self.request.sampling,
+            coupling: self.request.coupling,
             prompt: self.request.prompt,
             text,
             token_ids,

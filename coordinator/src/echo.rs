@@ -79,7 +79,7 @@ impl Echo {
         let mut client = TargetServiceClient::new(self.channel.clone());
         let answers = client.target_session(ReceiverStream::new(outgoing)).await?.into_inner();
         let request = |cycle| {
-            let verify = Verify { cycle, base_len: 300, proposed: vec![101; gamma], trace: None };
+            let verify = Verify { cycle, base_len: 300, proposed: vec![101; gamma], ..Verify::default() };
             TargetSessionRequest { message: Some(target_session_request::Message::Verify(verify)) }
         };
         round_trips(&requests, answers, request).await
@@ -126,8 +126,8 @@ impl DraftService for Mirror {
                 base_len: propose.base_len,
                 tokens: vec![101; gamma],
                 confidences: vec![0.5; gamma],
-                id: 0,
                 cost: Some(cost()),
+                ..Proposal::default()
             }));
             Ok(DraftSessionResponse { message })
         });

@@ -6,13 +6,13 @@ mod target;
 use std::time::{Duration, Instant};
 
 use proto::v1::{self, Cost};
-use speculative::{Sampling, roofline::Work};
+use speculative::{Coupling, Sampling, roofline::Work};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 pub use draft::{Anticipation, AnticipationOutcome};
-pub(crate) use draft::{DraftLink, Wish};
+pub(crate) use draft::{DraftLink, Proposed, Wish};
 pub(crate) use target::{Opening, TargetLink, Verified};
 
 use crate::Leg;
@@ -50,6 +50,14 @@ pub(crate) fn sampling(Sampling { temperature, top_k, top_p, min_p, seed, penalt
         presence_penalty: penalties.presence,
         frequency_penalty: penalties.frequency,
         repetition_penalty: Some(penalties.repetition),
+    }
+}
+
+/// The coupling, as the protocol says it. Gumbel's is said by silence: services that know no other hear the same.
+pub(crate) fn coupling(coupling: Coupling) -> i32 {
+    match coupling {
+        Coupling::Gumbel => v1::Coupling::Unspecified.into(),
+        Coupling::Rejection => v1::Coupling::Rejection.into(),
     }
 }
 

@@ -121,6 +121,20 @@ impl Service {
         Ok(())
     }
 
+    /// Whether it may be asked for rejection coupling.
+    pub(crate) fn couples_by_rejection(&self) -> Result<(), Error> {
+        match self.description.couplings().any(|coupling| coupling == v1::Coupling::Rejection) {
+            true => Ok(()),
+            false => Err(Error::Unsupported {
+                side: self.side,
+                url: self.url.clone(),
+                what: "couplings",
+                value: "gumbel".to_owned(),
+                allowed: "those with rejection",
+            }),
+        }
+    }
+
     /// The tokenizer that the service describes. The character tokenizer is known; any other is handed out by the service.
     async fn tokenizer(&self) -> Result<Tokenizer, Error> {
         let unusable = |problem: String| Error::Tokenizer { side: self.side, url: self.url.clone(), problem };

@@ -11,9 +11,9 @@ pub mod terminal;
 mod theory;
 
 use proto::v1;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use speculative::{
-    TokenId,
+    Coupling, TokenId,
     roofline::{Placement, Roofs, Work},
 };
 
@@ -67,6 +67,9 @@ pub struct Report {
     pub prompt_token_ids: Vec<TokenId>,
     /// How tokens were chosen.
     pub sampling: Sampling,
+    /// `gumbel` or `rejection`.
+    #[serde(serialize_with = "coupling")]
+    pub coupling: Coupling,
     /// What each cycle proposed and how much of it was accepted.
     pub windows: Vec<[usize; 2]>,
     /// What computed it, and where.
@@ -194,6 +197,7 @@ impl Report {
             output_tokens_per_sec: run.output_tokens_per_s(),
             seed: run.sampling.seed,
             sampling: run.sampling.into(),
+            coupling: run.coupling,
             windows: run.cycles.iter().map(|cycle| [cycle.gamma, cycle.accepted]).collect(),
             models: Models::of(pair, drafted),
             emulated: Emulated::of(pair, drafted),
@@ -211,6 +215,10 @@ impl Report {
             prompt_token_ids: run.prompt,
         }
     }
+}
+
+fn coupling<S: Serializer>(coupling: &Coupling, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(coupling.as_str())
 }
 
 impl Breakdowns {

@@ -86,9 +86,10 @@ impl Role for Drafting {
             min_confidence,
         };
         let message = match self.0.propose(message).await {
-            Ok(Proposed::Answer(Answer { tokens, confidences, cost, .. }, id)) => {
+            Ok(Proposed::Answer(Answer { tokens, confidences, drafted, cost, .. }, id)) => {
                 let cost = Some(exchange.cost(cost));
-                let proposal = v1::Proposal { cycle, base_len, tokens, confidences, cost, id };
+                let distributions = drafted.into_iter().map(wire::distribution).collect();
+                let proposal = v1::Proposal { cycle, base_len, tokens, confidences, cost, id, distributions };
                 draft_session_response::Message::Proposal(proposal)
             }
             Ok(Proposed::Adopted) => return Ok(None),

@@ -44,9 +44,9 @@ fn cycle(bencher: Bencher<'_, '_>, gamma: usize, top_logprobs: usize) {
         tokens: proposed.clone(),
         confidences: vec![0.5; gamma],
         cost: Some(cost),
-        id: 0,
+        ..Proposal::default()
     };
-    let verify = Verify { cycle: 40, base_len: 3000, proposed, trace: None };
+    let verify = Verify { cycle: 40, base_len: 3000, proposed, ..Verify::default() };
     let likeliest = TokenLogprobs {
         logprob: -0.5,
         top_tokens: vec![120_000; top_logprobs],

@@ -65,7 +65,7 @@ impl Role for Verifying {
         request: TargetSessionRequest,
         desk: &mut session::Desk,
     ) -> Result<Option<TargetSessionResponse>, Status> {
-        let v1::Verify { cycle, base_len, proposed, trace } = match request.message {
+        let v1::Verify { cycle, base_len, proposed, trace, distributions } = match request.message {
             Some(target_session_request::Message::Verify(verify)) => verify,
             Some(target_session_request::Message::Open(_)) => return Err(session::opened_twice()),
             None => return Ok(None),
@@ -73,8 +73,9 @@ impl Role for Verifying {
         let Some(exchange) = desk.begin(span::VERIFY, cycle, trace) else {
             return Ok(None);
         };
-        let message = Verify { base_len: base_len as usize, proposed };
-        let message = match self.0.verify(&message).await {
+        let drafted = distributions.into_iter().map(wire::drafted).collect();
+        let message = Verify { base_len: base_len as usize, proposed, drafted };
+        let message = match self.0.verify(message).await {
             Ok(Answer { tokens, logprobs, cost, .. }) => {
                 let (base_len, accepted) = (self.base_len() as u32, tokens.len() as u32 - 1);
                 exchange.tell(spec::ACCEPTED, i64::from(accepted));

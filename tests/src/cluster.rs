@@ -266,7 +266,7 @@ pub fn request(prompt: &str, sampling: Sampling, max_tokens: usize, gamma: usize
 
 /// The same request for the target alone.
 pub fn alone(request: &Request) -> Request {
-    Request { gamma: 0.into(), ..request.clone() }
+    request.clone().alone()
 }
 
 /// Generates with patience.

@@ -88,6 +88,7 @@ fn message(dice: &mut Dice) -> Vec<u8> {
         trace: None,
         top_logprobs: Some(dice.one_of(&number)).filter(|_| dice.below(2) == 0),
         branches: dice.one_of(&number),
+        coupling: dice.one_of(&[0, 1, 2, 3, -1]),
     };
     let right = open(&tokens("ROMEO:"), sampled(0.8, 1), 40);
     let opening = if dice.below(2) == 0 { right } else { opening };
@@ -95,7 +96,7 @@ fn message(dice: &mut Dice) -> Vec<u8> {
     let mut message = match dice.below(5) {
         0 => TargetSessionRequest { message: Some(target_session_request::Message::Open(opening)) }.encode_to_vec(),
         1 => {
-            let verify = Verify { cycle, base_len, proposed: ids, trace: None };
+            let verify = Verify { cycle, base_len, proposed: ids, ..Verify::default() };
             TargetSessionRequest { message: Some(target_session_request::Message::Verify(verify)) }.encode_to_vec()
         }
         2 => DraftSessionRequest { message: Some(draft_session_request::Message::Open(opening)) }.encode_to_vec(),

@@ -6,7 +6,7 @@ use coordinator::report::{median, median_interval};
 use outrider_tests::processes::Outrider;
 use serde_json::Value;
 
-const REPORT: [&str; 30] = [
+const REPORT: [&str; 31] = [
     "phase",
     "draft_params",
     "target_params",
@@ -37,6 +37,7 @@ const REPORT: [&str; 30] = [
     "emulated",
     "gamma_policy",
     "anticipation",
+    "coupling",
 ];
 
 /// A cycle's parts and their sum.
@@ -121,6 +122,7 @@ fn assert_report(report: &Value, gamma: u64) {
     assert_eq!(report["target_params"], 11_483_136);
     assert!(report["trace_id"].is_null(), "nothing is exported");
     assert!(report["synthetic"].is_null(), "both models are trained");
+    assert_eq!(report["coupling"], "gumbel");
     let ids: Vec<u32> = report["token_ids"].as_array().expect("a list").iter().map(|id| number(id) as u32).collect();
     let text: String = ids.iter().filter_map(|&id| char::from_u32(id)).collect();
     assert_eq!((report["text"].as_str(), report["tokens_emitted"].as_u64()), (Some(&*text), Some(ids.len() as u64)));

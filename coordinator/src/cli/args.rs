@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, builder::ArgPredicate};
-use speculative::{Penalties, Sampling, policy::Gamma};
+use speculative::{Coupling, Penalties, Sampling, policy::Gamma};
 use telemetry::{
     logs,
     tls::{ClientFiles, ClientTls},
@@ -50,7 +50,7 @@ pub(super) struct GenerateArgs {
     pub(super) ar: bool,
 
     #[command(flatten)]
-    pub(super) proposals: ProposalArgs,
+    pub(super) coupling: CouplingArgs,
 
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value = "256", allow_negative_numbers = true, value_parser = whole::<u32>(1..=MOST_TOKENS))]
@@ -101,7 +101,7 @@ pub(super) struct BenchArgs {
     pub(super) gamma: Vec<Gamma>,
 
     #[command(flatten)]
-    pub(super) proposals: ProposalArgs,
+    pub(super) coupling: CouplingArgs,
 
     /// Counted pairs of an AR and a speculative run for each γ, after one that is dropped
     #[arg(long, value_name = "N", default_value = "15", allow_negative_numbers = true, value_parser = whole::<u32>(1..=10_000))]
@@ -125,6 +125,29 @@ pub(super) struct BenchArgs {
     /// Print one JSON object on standard output and nothing else
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct CouplingArgs {
+    /// How the draws of draft and target depend on each other: gumbel, through noise that both share, where the output is that of
+    /// the target alone; or rejection, by acceptance and rejection, where it is exact in distribution only
+    #[arg(long, value_name = "gumbel|rejection", default_value = "gumbel")]
+    pub(super) coupling: Coupling,
+
+    #[command(flatten)]
+    pub(super) proposals: ProposalArgs,
+}
+
+impl CouplingArgs {
+    /// What goes with the coupling. Drafting ahead goes with shared noise alone: it tells which verdicts are likely.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match (self.coupling, self.proposals.anticipate) {
+            (Coupling::Gumbel, _) | (Coupling::Rejection, Anticipate::Branches(0)) => Ok(()),
+            (Coupling::Rejection, Anticipate::Auto | Anticipate::Branches(_)) => {
+                Err("--anticipate is not off, allowed with --coupling rejection: off".to_owned())
+            }
+        }
+    }
 }
 
 #[derive(Args, Clone, Copy, Debug)]
@@ -274,7 +297,7 @@ pub(super) struct SamplingArgs {
     #[arg(long, value_name = "R", default_value = "1", allow_negative_numbers = true, value_parser = repetition_penalty)]
     repetition_penalty: f64,
 
-    /// Seed of the noise that draft and target share; the same seed gives the same output
+    /// Seed of the noise; the same seed gives the same output
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = whole::<u64>(0..=u64::MAX))]
     seed: u64,
 }

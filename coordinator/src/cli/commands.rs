@@ -43,6 +43,7 @@ pub(super) use trace::{explain, trace};
 pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
     telemetry::logs::init("warn", args.services.log_format);
     let gamma = if args.ar { Gamma::Fixed(0) } else { args.gamma };
+    pair::check(&args.coupling);
     let place = Place::of(&args.services, !gamma.is_ar());
     let prompt = match args.prompt.as_str() {
         "-" => read_prompt()?,
@@ -61,8 +62,9 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
             let request = Request {
                 max_tokens: args.max_tokens as usize,
                 gamma,
-                branches: args.proposals.branches(connected.is_embedded()),
-                min_confidence: args.proposals.min_confidence,
+                branches: args.coupling.proposals.branches(connected.is_embedded()),
+                min_confidence: args.coupling.proposals.min_confidence,
+                coupling: args.coupling.coupling,
                 stop: args.stop,
                 record_content: args.services.record_content,
                 trace_cycles: args.services.trace_cycles,
@@ -105,7 +107,7 @@ async fn write_text(
     // A pair in this process is the demonstration: its summary sets the target alone beside the run.
     let mut alone = None;
     if !json && connected.is_embedded() && !request.gamma.is_ar() && end == End::Done {
-        let run = self::run(connected, services, Request { gamma: Gamma::Fixed(0), ..request }, |_| {}).await?;
+        let run = self::run(connected, services, request.alone(), |_| {}).await?;
         match run.stop_reason {
             StopReason::Cancelled => end = End::Interrupted,
             StopReason::Stop | StopReason::Eos | StopReason::Length => alone = Some(run),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::json;
 use speculative::{
-    Acceptance, Logprobs, Sampling, TokenId,
+    Acceptance, Coupling, Logprobs, Sampling, TokenId,
     policy::{Drafted, Gamma, Observed},
     roofline::{Placement, Roofs, Work},
 };
@@ -293,6 +293,8 @@ pub struct Run {
     pub prompt: Vec<TokenId>,
     /// How tokens were chosen, the seed included.
     pub sampling: Sampling,
+    /// How the draws of draft and target depended on each other.
+    pub coupling: Coupling,
     /// The text, which ends before a stop string or an end token.
     pub text: String,
     /// The emitted tokens, the one that completed a stop string or ended the text included.

@@ -10,7 +10,7 @@ use proto::v1::{
     self, Branch, DescribeResponse, DraftSessionRequest, DraftSessionResponse, Proposal, Propose,
     draft_service_client::DraftServiceClient, draft_session_request, draft_session_response,
 };
-use speculative::TokenId;
+use speculative::{Coupling, DraftDistribution, TokenId};
 use telemetry::{
     Span,
     names::{convention, event, spec},
@@ -57,11 +57,14 @@ pub(crate) struct Wish {
     /// Branches that the draft may draft ahead.
     branches: usize,
     min_confidence: f32,
+    /// Under rejection coupling a proposal has to say what it was sampled from.
+    coupling: Coupling,
 }
 
 impl Wish {
     pub(crate) fn of(request: &Request) -> Self {
-        Self { branches: request.branches, min_confidence: request.min_confidence }
+        let Request { branches, min_confidence, coupling, .. } = *request;
+        Self { branches, min_confidence, coupling }
     }
 }
 
@@ -110,6 +113,8 @@ struct Asked {
 #[derive(Debug, Default)]
 pub(crate) struct Proposed {
     pub(crate) tokens: Vec<TokenId>,
+    /// Under rejection coupling, what each of them was sampled from.
+    pub(crate) distributions: Vec<v1::DraftDistribution>,
     pub(crate) leg: Option<Leg>,
     /// What became of what was drafted ahead, where something was.
     pub(crate) anticipation: Option<Anticipation>,
@@ -206,8 +211,8 @@ impl DraftLink {
             }
             return Proposed {
                 tokens,
-                leg: None,
                 anticipation: Some(Anticipation::of(AnticipationOutcome::Hit, Some(&branch), rows)),
+                ..Proposed::default()
             };
         }
         propose.trace = trace_context(span);
@@ -224,7 +229,7 @@ impl DraftLink {
                 self.patience.kept();
                 self.state = State::Ready(stream);
                 let anticipation = anticipated.then(|| Anticipation::of(AnticipationOutcome::Miss, None, rows));
-                Proposed { tokens: self.checked(&asked, proposal), leg: Some(leg), anticipation }
+                Proposed { leg: Some(leg), anticipation, ..self.checked(&asked, proposal) }
             }
             Ok(Ok(Some(Come::Branch(branch)))) => {
                 // It was drafted before it was asked for: all of the wait is the way of it.
@@ -238,6 +243,7 @@ impl DraftLink {
                     tokens,
                     leg: Some(leg),
                     anticipation: Some(Anticipation::of(AnticipationOutcome::LateHit, Some(&branch), rows)),
+                    ..Proposed::default()
                 }
             }
             Ok(Ok(None)) => {
@@ -310,16 +316,31 @@ impl DraftLink {
         State::Down { retry_at }
     }
 
-    /// The proposed tokens, or none where the proposal breaks the protocol.
-    fn checked(&self, asked: &Asked, proposal: Proposal) -> Vec<TokenId> {
-        let honest = proposal.tokens.len() <= asked.gamma && proposal.base_len as usize == asked.base_len;
-        match honest && self.are_known(&proposal.tokens) {
-            true => proposal.tokens,
-            false => {
+    /// What is proposed: nothing where the proposal breaks the protocol.
+    fn checked(&self, asked: &Asked, proposal: Proposal) -> Proposed {
+        let Proposal { tokens, distributions, .. } = proposal;
+        let continues = tokens.len() <= asked.gamma && proposal.base_len as usize == asked.base_len;
+        let honest = continues && self.are_known(&tokens);
+        match self.wish.coupling {
+            Coupling::Gumbel if honest => Proposed { tokens, ..Proposed::default() },
+            Coupling::Rejection if honest && self.are_samples(&tokens, &distributions) => {
+                Proposed { tokens, distributions, ..Proposed::default() }
+            }
+            Coupling::Gumbel | Coupling::Rejection => {
                 tracing::warn!(cycle = asked.cycle, "the draft's proposal breaks the protocol and counts as none");
-                Vec::new()
+                Proposed::default()
             }
         }
+    }
+
+    /// Whether each token can have been sampled from what it is told to be.
+    fn are_samples(&self, tokens: &[TokenId], distributions: &[v1::DraftDistribution]) -> bool {
+        let size = self.target.tokenizer_size as usize;
+        let is_sample = |(&token, told): (&TokenId, &v1::DraftDistribution)| {
+            let v1::DraftDistribution { tokens, probabilities } = told.clone();
+            DraftDistribution { tokens, probabilities }.check(token, size).is_ok()
+        };
+        tokens.len() == distributions.len() && tokens.iter().zip(distributions).all(is_sample)
     }
 
     /// A branch as far as it may be proposed now; `None` where it breaks the protocol.

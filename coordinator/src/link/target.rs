@@ -12,7 +12,7 @@ use telemetry::Span;
 use tokio::time;
 use tonic::Status;
 
-use super::{Call, Duplex, leg, trace_context};
+use super::{Call, Duplex, Proposed, leg, trace_context};
 use crate::{Error, Leg, Service, replicas::Placed};
 
 /// One session with the target.
@@ -115,19 +115,20 @@ impl TargetLink {
         self.placed.url().to_owned()
     }
 
-    /// Has the target verify `proposed` after `base_len` committed tokens.
+    /// Has the target verify what is proposed after `base_len` committed tokens.
     pub(crate) async fn verify(
         &mut self,
         cycle: u64,
         base_len: usize,
-        proposed: &[TokenId],
+        Proposed { tokens: proposed, distributions, .. }: &Proposed,
         deadline: Duration,
         span: &Span,
     ) -> Result<Verified, Error> {
         let lost = |status| Error::Target { committed: base_len, status: Box::new(status) };
         let sent = Instant::now();
         let trace = trace_context(span);
-        let verify = Verify { cycle, base_len: base_len as u32, proposed: proposed.to_vec(), trace };
+        let (proposed_tokens, distributions) = (proposed.clone(), distributions.clone());
+        let verify = Verify { cycle, base_len: base_len as u32, proposed: proposed_tokens, trace, distributions };
         let asked_bytes = verify.encoded_len();
         let message = Some(target_session_request::Message::Verify(verify));
         self.duplex.send(TargetSessionRequest { message }).map_err(lost)?;

@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use anstyle::{AnsiColor, Style};
 use proto::v1::{DescribeResponse, Load, Roofs};
 use speculative::{
+    Coupling,
     policy::Gamma,
     roofline::{self, Placement, Work},
 };
@@ -71,6 +72,7 @@ fn write_summary(
         writeln!(out, "{}", emulated.sentence())?;
     }
     synthetic(out, report.synthetic.as_ref())?;
+    coupling(out, report.coupling)?;
     if let Some((ar, theory)) = ar {
         let speedup = report.output_tokens_per_sec.zip(ar.output_tokens_per_sec).map(|(fast, slow)| fast / slow);
         let same = match ar.token_ids == report.token_ids {
@@ -78,6 +80,7 @@ fn write_summary(
             false if report.synthetic.is_some_and(|synthetic| synthetic.is_lossy()) => {
                 "other tokens, as accepted by lot"
             }
+            false if report.coupling == Coupling::Rejection => "other tokens, as coupled by rejection",
             false => "OTHER TOKENS",
         };
         let theory = theory.map(|theory| format!(", theory {:.2} ×", theory.speedup)).unwrap_or_default();
@@ -112,6 +115,16 @@ fn write_summary(
 
 fn synthetic(out: &mut String, synthetic: Option<&Synthetic>) -> fmt::Result {
     synthetic.map_or_else(Vec::new, Synthetic::sentences).iter().try_for_each(|sentence| writeln!(out, "{sentence}"))
+}
+
+fn coupling(out: &mut String, coupling: Coupling) -> fmt::Result {
+    match coupling {
+        Coupling::Gumbel => Ok(()),
+        Coupling::Rejection => writeln!(
+            out,
+            "coupling by rejection: the output is exact in distribution and depends on the draft, it is not that of AR"
+        ),
+    }
 }
 
 fn acceptance(out: &mut String, report: &Report) -> fmt::Result {
@@ -207,6 +220,9 @@ fn write_benchmark(out: &mut String, paint: &Paint, outcome: &bench::Outcome) ->
         writeln!(out, "workload {workload}")?;
     }
     synthetic(out, outcome.synthetic.as_ref())?;
+    if let Some(speculative) = outcome.runs.iter().find(|run| run.mode == "speculative") {
+        coupling(out, speculative.report.coupling)?;
+    }
     writeln!(
         out,
         "        tokens/s  speed-up [95% interval]  at target  theory   a     rate  verify/decode  same output"

@@ -13,7 +13,7 @@ mod verifying;
 
 use std::time::Duration;
 
-use speculative::{InvalidSampling, Logprobs, Sampling, TokenId};
+use speculative::{Coupling, DraftDistribution, InvalidSampling, Logprobs, Sampling, TokenId};
 
 pub use anticipating::{Branch, BranchCost};
 pub use drafting::{DraftSession, Drafting, Propose, Proposed};
@@ -79,6 +79,8 @@ pub struct Open {
     pub top_logprobs: Option<usize>,
     /// Branches that a draft may have drafted ahead; more than its limit count as that.
     pub branches: usize,
+    /// How its draws depend on the other side's.
+    pub coupling: Coupling,
 }
 
 impl Open {
@@ -92,6 +94,9 @@ impl Open {
         within("prompt_len", self.prompt_len, 1, self.tokens.len())?;
         within("max_tokens", self.max_tokens, 1, limits.max_output_tokens)?;
         within("top_logprobs", self.top_logprobs.unwrap_or(0), 0, Logprobs::MOST_TOP)?;
+        if self.coupling == Coupling::Rejection {
+            within("branches (with rejection coupling)", self.branches, 0, 0)?;
+        }
         self.sampling.validate()?;
         match self.tokens.iter().find(|&&token| token as usize >= model.tokenizer.size()) {
             Some(&token) => within("tokens (id)", token as usize, 0, model.tokenizer.size() - 1),
@@ -167,6 +172,8 @@ pub enum Reason {
     Context,
     /// The session has produced all it asked for.
     Output,
+    /// Under rejection coupling, a proposed token cannot have been sampled from what it is told to be.
+    Distribution,
 }
 
 /// Why a message got no answer.
@@ -198,12 +205,14 @@ struct Prefix {
     context: usize,
     tokenizer_size: usize,
     max_gamma: usize,
+    coupling: Coupling,
 }
 
 impl Prefix {
     fn new(open: Open, model: &Description, limits: &Limits) -> Self {
         Self {
             longest: (open.tokens.len() + open.max_tokens).min(model.context),
+            coupling: open.coupling,
             committed: open.tokens,
             context: model.context,
             tokenizer_size: model.tokenizer.size(),
@@ -227,6 +236,21 @@ impl Prefix {
             }
             None => Ok(()),
         }
+    }
+
+    /// What each proposed token was sampled from.
+    fn check_drafted(&self, proposed: &[TokenId], drafted: &[DraftDistribution]) -> Result<(), Refusal> {
+        let refuse = |detail| Err(self.refuse(Reason::Distribution, detail));
+        if drafted.len() != proposed.len() {
+            let detail = format!("distributions is {}, allowed: {}, one per token", drafted.len(), proposed.len());
+            return refuse(detail);
+        }
+        for (at, (distribution, &token)) in drafted.iter().zip(proposed).enumerate() {
+            if let Err(error) = distribution.check(token, self.tokenizer_size) {
+                return refuse(format!("distributions[{at}].{error}"));
+            }
+        }
+        Ok(())
     }
 
     /// γ after `base_len` committed tokens: within the service's limit and what the context still holds.

@@ -8,6 +8,7 @@ mod batch;
 mod growth;
 mod lookup;
 mod prefixes;
+mod selector;
 mod usage;
 
 use std::{
@@ -21,15 +22,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use speculative::{History, Logprobs, Ranked, Sampling, SyntheticAcceptance, TokenId, roofline::Roofs};
+use speculative::{
+    Coupling, DraftDistribution, History, Logprobs, Ranked, Sampling, SyntheticAcceptance, TokenId, roofline::Roofs,
+};
 use tokenizer::Tokenizer;
 use tokio::sync::{Mutex, oneshot, watch};
 
 use self::{
     admission::{Admission, Admitted, Budget},
-    batch::{Batcher, Selector},
+    batch::Batcher,
     growth::Growth,
     prefixes::Prefixes,
+    selector::Selector,
     usage::Counters,
 };
 use crate::{Decoder, Description, Error, KvCache, Limits, Open, OpenError, session::Plan};
@@ -81,6 +85,7 @@ struct Task {
     positions: usize,
     history: History,
     sampling: Sampling,
+    coupling: Coupling,
     top_logprobs: Option<usize>,
     plan: Plan,
     goal: Goal,
@@ -92,7 +97,7 @@ struct Task {
 type Reply = oneshot::Sender<Result<(KvCache, History, Answer), Error>>;
 
 /// What the forwarded tokens are for.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Goal {
     /// Choose `gamma` tokens, one after the other.
     Propose {
@@ -100,13 +105,16 @@ pub(crate) enum Goal {
         gamma: usize,
         /// Tokens of the ranking behind each choice that are wanted.
         ranked: usize,
-        /// The first choice that the model holds less likely than this is not proposed, nor is anything after it.
+        /// The first choice that the model holds less likely than this is not proposed, nor is anything after it. Under
+        /// rejection coupling the first place with no token as likely as this.
         min_confidence: f32,
     },
     /// Choose along the last `gamma` forwarded tokens, until a choice differs.
     Verify {
         /// How many of the forwarded tokens are proposed.
         gamma: usize,
+        /// Under rejection coupling, what each of those was sampled from.
+        drafted: Vec<DraftDistribution>,
     },
 }
 
@@ -117,6 +125,8 @@ pub struct Answer {
     pub tokens: Vec<TokenId>,
     /// The draft's probability of each proposed token; empty for a verdict.
     pub confidences: Vec<f32>,
+    /// Under rejection coupling, what each proposed token was sampled from.
+    pub drafted: Vec<DraftDistribution>,
     /// The ranking behind each proposed token, where it is asked for.
     pub ranked: Vec<Vec<Ranked>>,
     /// Of each token of a verdict, where they are asked for.
@@ -170,6 +180,7 @@ pub(crate) struct Lane {
     /// Travels as the cache does.
     history: History,
     sampling: Sampling,
+    coupling: Coupling,
     top_logprobs: Option<usize>,
     _admitted: Admitted,
 }
@@ -328,9 +339,10 @@ impl Worker {
         let positions = positions.min(self.description.context);
         let admitted = self.admission.admit(positions, open.branches.min(self.limits.max_branches)).await?;
         let history = History::new(&open.sampling.penalties, &open.tokens, open.prompt_len);
-        let Open { sampling, top_logprobs, .. } = *open;
+        let Open { sampling, coupling, top_logprobs, .. } = *open;
         let text = Vec::new();
-        let mut lane = Lane { cache: None, text, positions, history, sampling, top_logprobs, _admitted: admitted };
+        let mut lane =
+            Lane { cache: None, text, positions, history, sampling, coupling, top_logprobs, _admitted: admitted };
         let plan = Plan { keep: 0, tokens: open.tokens.clone() };
         let answer = self.answer_since(enqueued, &mut lane, plan, goal).await?;
         Ok((lane, answer))
@@ -370,8 +382,8 @@ impl Worker {
         }
         let (reply, answer) = oneshot::channel();
         let (cache, history) = (lane.cache.take(), mem::take(&mut lane.history));
-        let Lane { positions, sampling, top_logprobs, .. } = *lane;
-        let task = Task { cache, positions, history, sampling, top_logprobs, plan, goal, enqueued, reply };
+        let Lane { positions, sampling, coupling, top_logprobs, .. } = *lane;
+        let task = Task { cache, positions, history, sampling, coupling, top_logprobs, plan, goal, enqueued, reply };
         self.send(Request::Task(Box::new(task)))?;
         let (cache, history, answer) = answer.await.map_err(|_| Error::Stopped)??;
         (lane.cache, lane.history) = (Some(cache), history);
@@ -397,7 +409,11 @@ impl Lane {
         };
         // As a cache would, it holds what leads to the last proposed token.
         self.text.extend(&tokens[..tokens.len().saturating_sub(1)]);
-        Answer { tokens, cost: Cost { select: begun.elapsed(), ..Cost::default() }, ..Answer::default() }
+        let drafted = match self.coupling {
+            Coupling::Gumbel => Vec::new(),
+            Coupling::Rejection => tokens.iter().map(|&token| DraftDistribution::certain(token)).collect(),
+        };
+        Answer { tokens, drafted, cost: Cost { select: begun.elapsed(), ..Cost::default() }, ..Answer::default() }
     }
 
     /// Counts tokens that were committed elsewhere than by an answer.

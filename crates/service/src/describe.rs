@@ -84,6 +84,7 @@ impl ModelService for Describe {
             tokenizer_name: model.tokenizer.name().to_owned(),
             synthetic: model.synthetic,
             synthetic_acceptance: worker.synthetic_acceptance().map(SyntheticAcceptance::rate),
+            couplings: [v1::Coupling::Gumbel, v1::Coupling::Rejection].map(i32::from).to_vec(),
         }))
     }
 

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use model::{BranchCost, Cost, Error, Open, OpenError, Reason, Refusal};
 use proto::v1;
-use speculative::{Logprobs, Penalties, Sampling};
+use speculative::{Coupling, DraftDistribution, Logprobs, Penalties, Sampling};
 use telemetry::TraceParent;
 use tonic::Status;
 
 /// The model's words for an `Open`.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` where a message inside it is missing.
+/// `INVALID_ARGUMENT` where a message inside it is missing, or its coupling is none that is known.
 pub fn open(open: v1::Open) -> Result<(Open, Option<TraceParent>), Status> {
     let sampling = open.sampling.ok_or_else(|| Status::invalid_argument("sampling is missing from open"))?;
     let sampling = Sampling {
@@ -29,7 +29,14 @@ pub fn open(open: v1::Open) -> Result<(Open, Option<TraceParent>), Status> {
     let (prompt_len, max_tokens) = (open.prompt_len as usize, open.max_tokens as usize);
     let top_logprobs = open.top_logprobs.map(|top| top as usize);
     let branches = open.branches as usize;
-    let opened = Open { tokens: open.tokens, prompt_len, sampling, max_tokens, top_logprobs, branches };
+    let coupling = match v1::Coupling::try_from(open.coupling) {
+        Ok(v1::Coupling::Unspecified | v1::Coupling::Gumbel) => Coupling::Gumbel,
+        Ok(v1::Coupling::Rejection) => Coupling::Rejection,
+        Err(_) => {
+            return Err(Status::invalid_argument(format!("coupling is {}, allowed: 0 to 2", open.coupling)));
+        }
+    };
+    let opened = Open { tokens: open.tokens, prompt_len, sampling, max_tokens, top_logprobs, branches, coupling };
     Ok((opened, open.trace.map(trace_parent)))
 }
 
@@ -55,6 +62,16 @@ pub fn cost(cost: &Cost, server: Duration) -> v1::Cost {
     }
 }
 
+/// What a proposed token was sampled from, on the wire.
+pub fn distribution(DraftDistribution { tokens, probabilities }: DraftDistribution) -> v1::DraftDistribution {
+    v1::DraftDistribution { tokens, probabilities }
+}
+
+/// The model's words for it.
+pub fn drafted(v1::DraftDistribution { tokens, probabilities }: v1::DraftDistribution) -> DraftDistribution {
+    DraftDistribution { tokens, probabilities }
+}
+
 /// Log-probabilities on the wire.
 pub fn logprobs(logprobs: Logprobs) -> v1::TokenLogprobs {
     let (top_tokens, top_logprobs) = logprobs.top.into_iter().unzip();
@@ -69,6 +86,7 @@ pub fn rejected(cycle: u64, refusal: Refusal) -> v1::Rejected {
         Reason::Token => v1::RejectionReason::Token,
         Reason::Context => v1::RejectionReason::Context,
         Reason::Output => v1::RejectionReason::Output,
+        Reason::Distribution => v1::RejectionReason::Distribution,
     };
     v1::Rejected { cycle, reason: reason.into(), base_len: refusal.base_len as u32, detail: refusal.detail }
 }

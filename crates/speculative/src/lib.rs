@@ -8,6 +8,7 @@
 //! - [`Sampling`], [`Chooser`], [`gumbel`]: the choice at one position, coupled through shared noise
 //! - [`Logprobs`]: how likely the model held a choice to be
 //! - [`Verdict`]: how much of a proposal stands
+//! - [`Coupling`], [`rejection`]: the same by acceptance and rejection, with a noise of each side's own
 //! - [`anticipation`]: which verdicts to prepare for while they are made
 //! - [`Acceptance`]: what the cycles of a run add up to
 //! - [`SyntheticAcceptance`]: proposals accepted by lot, so that costs can be studied without models that agree
@@ -24,6 +25,7 @@ mod logprobs;
 pub mod philox;
 pub mod policy;
 pub mod portable;
+pub mod rejection;
 pub mod roofline;
 mod sampling;
 pub mod simulation;
@@ -32,6 +34,7 @@ mod verdict;
 
 pub use acceptance::Acceptance;
 pub use logprobs::Logprobs;
+pub use rejection::{Coupling, Distribution, DraftDistribution};
 pub use sampling::{Chooser, History, InvalidSampling, Penalties, Ranked, Sampling, gumbel};
 pub use synthetic::SyntheticAcceptance;
 pub use verdict::Verdict;

@@ -22,6 +22,12 @@ pub mod stream {
     pub const PASSES: u32 = 4;
     /// How long the messages of a simulation travel.
     pub const MESSAGES: u32 = 5;
+    /// A draft's samples under rejection coupling.
+    pub const PROPOSAL: u32 = 6;
+    /// The test that a proposed token passes or does not.
+    pub const TEST: u32 = 7;
+    /// The final token of a verdict.
+    pub const FINAL: u32 = 8;
 }
 
 /// The four random words that belong to `counter` under `key`.
@@ -32,6 +38,15 @@ pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
     counter
+}
+
+/// The number from 0 to below 1 that belongs to `position` under `seed`, of the 53 upper bits of the first two words. `word`
+/// and `stream` are the last words of the counter.
+pub fn uniform(seed: u64, position: u64, word: u32, stream: u32) -> f64 {
+    let [key, counter] = [seed, position].map(|halves| [halves as u32, (halves >> 32) as u32]);
+    let words = philox4x32_10([counter[0], counter[1], word, stream], key);
+    let k = (u64::from(words[0]) | u64::from(words[1]) << 32) >> 11;
+    k as f64 * (f64::EPSILON / 2.0)
 }
 
 #[inline]

@@ -2,7 +2,7 @@
 
 use crate::{
     TokenId, Verdict,
-    philox::{philox4x32_10, stream},
+    philox::{stream, uniform},
 };
 
 #[cfg(test)]
@@ -43,10 +43,7 @@ impl SyntheticAcceptance {
     }
 
     fn accepts(self, seed: u64, position: u64) -> bool {
-        let [key, counter] = [seed, position].map(|word| [word as u32, (word >> 32) as u32]);
-        let words = philox4x32_10([counter[0], counter[1], 0, stream::ACCEPTANCE], key);
-        let k = (u64::from(words[0]) | u64::from(words[1]) << 32) >> 11;
         // From 0 to below 1: a rate of 0 accepts nothing and one of 1 everything.
-        (k as f64) * (f64::EPSILON / 2.0) < self.rate
+        uniform(seed, position, 0, stream::ACCEPTANCE) < self.rate
     }
 }

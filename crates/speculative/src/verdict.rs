@@ -8,9 +8,11 @@ mod tests;
 /// The target's answer to one proposal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The length of the longest proposed prefix that equals the target's own choices, in tokens.
+    /// The length of the longest proposed prefix that equals the target's own choices, in tokens; under
+    /// [`rejection`](crate::rejection) of the longest that passes its tests.
     pub accepted: usize,
-    /// The tokens to commit, `accepted + 1` of them: all are the target's choices, the last is the final token.
+    /// The tokens to commit, `accepted + 1` of them: all are the target's choices, or samples of its distribution; the last
+    /// is the final token.
     pub tokens: Vec<TokenId>,
 }
 

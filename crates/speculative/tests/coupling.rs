@@ -1,8 +1,8 @@
-//! The coupled choice as a random variable: an exact sample of its own distribution, and how often two agree.
+//! Coupled choices as random variables: exact samples of their own distribution, and how often two agree.
 //!
 //! Seeds are fixed, so every test gives the same answer on every run.
 
-use speculative::{Chooser, Penalties, Sampling};
+use speculative::{Chooser, Distribution, DraftDistribution, History, Penalties, Sampling, Verdict, philox, rejection};
 
 const LOGITS: [f32; 12] = [1.5, -0.3, 2.2, 0.0, 0.9, -2.0, 1.5, 0.4, -1.1, 1.9, -0.6, 0.2];
 const OTHERS: [f32; 12] = [1.1, 0.3, 2.4, -0.5, 1.2, -1.0, 0.9, 0.8, -1.9, 1.0, 0.1, 0.7];
@@ -138,5 +138,132 @@ fn draft_and_target_agree_as_often_as_theory_says() {
         let distance = p.iter().zip(&q).map(|(p, q)| (p - q).abs()).sum::<f64>() / 2.0;
         assert!(theory >= (1.0 - distance) / (1.0 + distance) - 1e-12);
         assert!(share >= (1.0 - distance) / (1.0 + distance) - four_sigma);
+    }
+}
+
+/// Logits from -3 to 3 that belong to `seed`.
+fn made(seed: u32) -> Vec<f32> {
+    let word = |token| philox::philox4x32_10([token, 0, 0, 0], [seed, 0x0bad])[0];
+    (0..LOGITS.len() as u32).map(|token| (f64::from(word(token)) / f64::from(u32::MAX) * 6.0 - 3.0) as f32).collect()
+}
+
+fn of(logits: &[f32], sampling: &Sampling) -> Distribution {
+    Chooser::new().distribution_after(&History::default(), logits, logits.len(), sampling)
+}
+
+/// Target and draft, each by its own logits and truncation.
+fn pairs() -> Vec<([Vec<f32>; 2], [Sampling; 2])> {
+    let samplings = samplings();
+    let random = (0..16).map(|at| {
+        let all = [at, 3 * at + 1].map(|at| samplings[at % samplings.len()]);
+        ([made(2 * at as u32), made(2 * at as u32 + 1)], [all[0], Sampling { seed: all[0].seed, ..all[1] }])
+    });
+    let alike = samplings.iter().map(|&sampling| ([LOGITS.to_vec(), OTHERS.to_vec()], [sampling; 2]));
+    alike.chain(random).collect()
+}
+
+#[test]
+fn a_distribution_is_what_choices_are_a_sample_of() {
+    for (logits, samplings) in pairs() {
+        for (logits, sampling) in logits.iter().zip(samplings) {
+            let (p, expected) = (of(logits, &sampling), processed(logits, &sampling));
+            for (token, expected) in (0..).zip(expected) {
+                assert!((p.probability(token) - expected).abs() < 1e-6, "{sampling:?}: token {token}");
+            }
+        }
+    }
+}
+
+/// Whatever the draft, and accepted as often as theory says: Σ min(p, q).
+#[test]
+fn outputs_by_rejection_are_an_exact_sample() {
+    const DRAWS: u64 = 60_000;
+    for ([target, draft], [of_target, of_draft]) in pairs() {
+        let label = format!("{of_target:?}, drafted by {of_draft:?}");
+        let (p, drafted) = (of(&target, &of_target), DraftDistribution::from(&of(&draft, &of_draft)));
+        let (mut counts, mut accepted) = ([0; LOGITS.len()], 0);
+        for position in 0..DRAWS {
+            let x = drafted.propose(of_target.seed, position, 0);
+            let told = [drafted.clone()];
+            let verdict = rejection::verdict(&[x], &told, of_target.seed, position, |_| p.clone());
+            counts[verdict.tokens[0] as usize] += 1;
+            accepted += verdict.accepted;
+        }
+        let (p, q) = (processed(&target, &of_target), processed(&draft, &of_draft));
+        let merged = merge_rare(&p, &counts, DRAWS);
+        assert_sample_of(&merged.0, &merged.1, &label);
+        let theory: f64 = p.iter().zip(&q).map(|(p, q)| p.min(*q)).sum();
+        let (share, error) = (accepted as f64 / DRAWS as f64, (theory * (1.0 - theory) / DRAWS as f64).sqrt());
+        assert!((share - theory).abs() <= 4.0 * error + 1e-6, "{label}: {share} of {theory} accepted");
+    }
+}
+
+/// Cells that too few draws are expected in, as one with the likeliest.
+fn merge_rare(p: &[f64], counts: &[u64], draws: u64) -> (Vec<f64>, Vec<u64>) {
+    let (mut kept_p, mut kept, mut rest) = (Vec::new(), Vec::new(), (0.0, 0));
+    for (&p, &count) in p.iter().zip(counts) {
+        if p > 0.0 && p * (draws as f64) < 5.0 {
+            rest = (rest.0 + p, rest.1 + count);
+        } else {
+            kept_p.push(p);
+            kept.push(count);
+        }
+    }
+    let likeliest = (0..kept_p.len()).max_by(|&a, &b| kept_p[a].total_cmp(&kept_p[b])).expect("a token");
+    kept_p[likeliest] += rest.0;
+    kept[likeliest] += rest.1;
+    (kept_p, kept)
+}
+
+/// A whole session: tokens are proposed again after a rejection, final tokens follow full acceptance, and neighbours are
+/// samples of the product.
+#[test]
+fn outputs_by_rejection_are_independent_over_cycles() {
+    let sampling = samplings()[0];
+    let (p, q) = (of(&LOGITS[..5], &sampling), DraftDistribution::from(&of(&OTHERS[4..9], &sampling)));
+    let mut output = Vec::new();
+    while output.len() < 2 * DRAWS as usize {
+        let base_len = output.len() as u64;
+        let proposed: Vec<_> = (0..3).map(|index| q.propose(sampling.seed, base_len + index as u64, index)).collect();
+        let drafted = vec![q.clone(); proposed.len()];
+        output.extend(rejection::verdict(&proposed, &drafted, sampling.seed, base_len, |_| p.clone()).tokens);
+    }
+    let p = processed(&LOGITS[..5], &sampling);
+    let pairs: Vec<f64> = p.iter().flat_map(|a| p.iter().map(move |b| a * b)).collect();
+    for begin in 0..2 {
+        let mut counts = vec![0; pairs.len()];
+        output[begin..].chunks_exact(2).for_each(|pair| counts[(pair[0] * 5 + pair[1]) as usize] += 1);
+        assert_sample_of(&pairs, &counts, "pairs");
+    }
+}
+
+#[test]
+fn what_is_alike_is_accepted_and_what_has_nothing_in_common_is_rejected() {
+    let three = Sampling { top_k: 3, ..samplings()[0] };
+    let contrary: Vec<f32> = LOGITS.iter().map(|logit| -logit).collect();
+    for (draft, accepted) in [(&LOGITS[..], 1), (&contrary, 0)] {
+        let (p, q) = (of(&LOGITS, &three), DraftDistribution::from(&of(draft, &three)));
+        for position in 0..DRAWS {
+            let x = q.propose(9, position, 0);
+            let verdict = rejection::verdict(&[x], &[q.clone()], 9, position, |_| p.clone());
+            assert_eq!(verdict.accepted, accepted, "at {position}");
+        }
+    }
+}
+
+/// At temperature 0 all rows are certain: the target's own choices, as with Gumbel coupling.
+#[test]
+fn greedy_by_rejection_is_greedy() {
+    let greedy = Sampling::greedy();
+    for window in 0..200 {
+        let rows: Vec<Vec<f32>> = (0..5).map(|row| made(10 * window + row)).collect();
+        let own: Vec<u32> = rows.iter().map(|row| Chooser::new().choose(row, row.len(), &greedy, 0)).collect();
+        let mut proposed = own[..4].to_vec();
+        if window % 5 < 4 {
+            proposed[window as usize % 5] += 1;
+        }
+        let drafted: Vec<_> = proposed.iter().map(|&token| DraftDistribution::certain(token)).collect();
+        let verdict = rejection::verdict(&proposed, &drafted, 3, 17, |row| of(&rows[row], &greedy));
+        assert_eq!(verdict, Verdict::of(&proposed, |row| own[row]));
     }
 }

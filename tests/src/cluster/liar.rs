@@ -184,8 +184,7 @@ fn proposal(asked: &Propose, change: impl FnOnce(&mut Proposal)) -> Answer {
         base_len: asked.base_len,
         tokens: vec![32; asked.gamma as usize],
         confidences: vec![1.0; asked.gamma as usize],
-        cost: None,
-        id: 0,
+        ..Proposal::default()
     };
     change(&mut proposal);
     respond(draft_session_response::Message::Proposal(proposal))

@@ -169,7 +169,7 @@ impl TargetTalk {
 
     /// Asks for a verdict.
     pub async fn verify(&self, cycle: u64, base_len: usize, proposed: &[TokenId]) {
-        let verify = Verify { cycle, base_len: base_len as u32, proposed: proposed.to_vec(), trace: None };
+        let verify = Verify { cycle, base_len: base_len as u32, proposed: proposed.to_vec(), ..Verify::default() };
         let message = Some(target_session_request::Message::Verify(verify));
         self.send(TargetSessionRequest { message }).await;
     }
@@ -202,8 +202,6 @@ pub fn open(tokens: &[TokenId], sampling: speculative::Sampling, max_tokens: usi
             ..Sampling::default()
         }),
         max_tokens: max_tokens as u32,
-        trace: None,
-        top_logprobs: None,
-        branches: 0,
+        ..Open::default()
     }
 }

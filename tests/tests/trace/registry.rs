@@ -176,7 +176,7 @@ async fn messages_out_of_order(exporting: &Exporting) {
 
     let mut verifying = TargetTalk::open(&talk::channel(&target), open()).await;
     verifying.opened().await;
-    let verify = Verify { cycle: 1, base_len: 99, proposed: vec![65], trace: trace() };
+    let verify = Verify { cycle: 1, base_len: 99, proposed: vec![65], trace: trace(), ..Verify::default() };
     let message = Some(target_session_request::Message::Verify(verify));
     verifying.send(TargetSessionRequest { message }).await;
     assert!(verifying.next().await.is_ok(), "a refusal");

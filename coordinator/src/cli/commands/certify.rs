@@ -4,6 +4,7 @@ use std::{fs, io, io::Read};
 
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
+use speculative::Coupling;
 
 use super::{
     interruptible,
@@ -86,8 +87,13 @@ fn read(run: &str) -> anyhow::Result<Recorded> {
     };
     let recorded: Recorded = serde_json::from_str(&json)
         .with_context(|| format!("{run} is no run, allowed: what `outrider generate --json` prints"))?;
-    match recorded.token_ids.is_empty() {
-        true => bail!("{run} has no tokens, allowed: a run with one or more"),
-        false => Ok(recorded),
+    if recorded.token_ids.is_empty() {
+        bail!("{run} has no tokens, allowed: a run with one or more");
     }
+    if let Some(coupling) = recorded.coupling.as_deref().filter(|coupling| *coupling != Coupling::Gumbel.as_str()) {
+        bail!(
+            "{run} has coupling {coupling}, allowed: gumbel, as any other's output is not what the target alone decodes"
+        );
+    }
+    Ok(recorded)
 }

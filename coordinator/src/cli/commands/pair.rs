@@ -6,7 +6,10 @@ use clap::{CommandFactory, error::ErrorKind};
 use telemetry::{TraceFile, Tracer, names};
 use tokio::time;
 
-use super::super::{Cli, args::ServiceArgs};
+use super::super::{
+    Cli,
+    args::{CouplingArgs, ServiceArgs},
+};
 #[cfg(feature = "embedded")]
 use crate::embedded::{Embedded, Models};
 use crate::{Access, Error, Pair};
@@ -135,6 +138,11 @@ async fn remote(draft: Option<&str>, target: &str, access: &Access, patient: boo
             done => return done,
         }
     }
+}
+
+/// Flags that do not go with the coupling end the process as a wrong flag does.
+pub(super) fn check(coupling: &CouplingArgs) {
+    coupling.check().unwrap_or_else(|problem| usage(&problem));
 }
 
 /// From as far away as the flags say.

@@ -40,6 +40,7 @@ fn open(tokens: &[TokenId], max_tokens: usize) -> Open {
         max_tokens,
         top_logprobs: None,
         branches: 0,
+        coupling: Coupling::Gumbel,
     }
 }
 
@@ -56,7 +57,7 @@ fn propose(base_len: usize, tokens: &[TokenId], gamma: usize) -> Propose {
 }
 
 fn verify(base_len: usize, proposed: &[TokenId]) -> Verify {
-    Verify { base_len, proposed: proposed.to_vec() }
+    Verify { base_len, proposed: proposed.to_vec(), drafted: Vec::new() }
 }
 
 fn plan(keep: usize, tokens: &[TokenId]) -> Plan {

@@ -1,6 +1,6 @@
 //! The target's side of a session.
 
-use speculative::TokenId;
+use speculative::{Coupling, DraftDistribution, TokenId};
 
 use super::{AnswerError, Limits, Open, OpenError, Plan, Prefix, Reason, Refusal};
 use crate::{
@@ -15,6 +15,8 @@ pub struct Verify {
     pub base_len: usize,
     /// The tokens proposed after them.
     pub proposed: Vec<TokenId>,
+    /// Under rejection coupling, what each of them was sampled from.
+    pub drafted: Vec<DraftDistribution>,
 }
 
 /// The rules of a target's session.
@@ -53,6 +55,9 @@ impl Verifying {
             };
             return Err(prefix.refuse(Reason::Output, detail));
         }
+        if prefix.coupling == Coupling::Rejection {
+            prefix.check_drafted(&message.proposed, &message.drafted)?;
+        }
         let last = prefix.committed[message.base_len - 1];
         let tokens = [last].into_iter().chain(message.proposed.iter().copied()).collect();
         Ok(Plan { keep: message.base_len - 1, tokens })
@@ -83,7 +88,7 @@ impl TargetSession {
     /// # Errors
     /// A field that is not allowed, no free session, or a failing model.
     pub async fn open(worker: &Worker, open: Open) -> Result<(Self, Answer), OpenError> {
-        let (lane, answer) = worker.prefill(&open, Goal::Verify { gamma: 0 }).await?;
+        let (lane, answer) = worker.prefill(&open, Goal::Verify { gamma: 0, drafted: Vec::new() }).await?;
         let rules = Verifying::new(open, answer.tokens[0], worker.description(), worker.limits());
         Ok((Self { worker: worker.clone(), rules, lane }, answer))
     }
@@ -92,9 +97,9 @@ impl TargetSession {
     ///
     /// # Errors
     /// A refusal, after which the session goes on, or a failing model, after which it is over.
-    pub async fn verify(&mut self, message: &Verify) -> Result<Answer, AnswerError> {
-        let plan = self.rules.plan(message)?;
-        let goal = Goal::Verify { gamma: message.proposed.len() };
+    pub async fn verify(&mut self, message: Verify) -> Result<Answer, AnswerError> {
+        let plan = self.rules.plan(&message)?;
+        let goal = Goal::Verify { gamma: message.proposed.len(), drafted: message.drafted };
         let answer = self.worker.answer(&mut self.lane, plan, goal).await?;
         self.rules.commit(&answer.tokens);
         Ok(answer)

@@ -9,15 +9,14 @@ use std::{
     time::Instant,
 };
 
-use speculative::{
-    Chooser, History, Logprobs, Ranked, Sampling, SyntheticAcceptance, TokenId, Verdict, roofline::Roofs,
-};
+use speculative::{Coupling, History, Sampling, TokenId, roofline::Roofs};
 use tokio::sync::oneshot;
 
 use super::{
-    Answer, Goal, Pass, Reply, Request, Task, admission::Admission, growth::Growth, prefixes::Prefixes, usage::Counters,
+    Answer, Goal, Pass, Reply, Request, Task, admission::Admission, growth::Growth, prefixes::Prefixes,
+    selector::Selector, usage::Counters,
 };
-use crate::{Decoder, Error, Forward, KvCache, Rows};
+use crate::{Decoder, Error, KvCache, Rows};
 
 /// Inputs up to this length are forwarded whole; a window and a draft's catching up are shorter.
 const SHORT_ROWS: usize = 64;
@@ -27,12 +26,13 @@ const SHARED_CHUNK_ROWS: usize = 64;
 const LONE_CHUNK_ROWS: usize = 512;
 
 /// A request under way: what it forwards next and what it has so far.
-struct Active {
-    cache: KvCache,
-    history: History,
-    sampling: Sampling,
-    top_logprobs: Option<usize>,
-    goal: Goal,
+pub(super) struct Active {
+    pub(super) cache: KvCache,
+    pub(super) history: History,
+    pub(super) sampling: Sampling,
+    pub(super) coupling: Coupling,
+    pub(super) top_logprobs: Option<usize>,
+    pub(super) goal: Goal,
     enqueued: Instant,
     reply: Reply,
     /// Whether it may begin with pages of another prompt: a prefill that has not begun.
@@ -40,10 +40,10 @@ struct Active {
     /// The tokens of a prefill that has begun, to be found by others; empty for all else.
     prompt: Vec<TokenId>,
     /// Tokens that are still to be forwarded; empty when the request is done.
-    input: Vec<TokenId>,
+    pub(super) input: Vec<TokenId>,
     /// How many of them the pass takes.
     rows: usize,
-    answer: Answer,
+    pub(super) answer: Answer,
 }
 
 /// The model with all that its thread keeps.
@@ -98,7 +98,8 @@ impl<D: Decoder> Batcher<D> {
             Request::MeasureRoofs(reply) => measure(&mut self.decoder, reply),
             Request::Growth(growth) => self.growths.push(*growth),
             Request::Task(task) => {
-                let Task { cache, positions, history, sampling, top_logprobs, plan, goal, enqueued, reply } = *task;
+                let Task { cache, positions, history, sampling, coupling, top_logprobs, plan, goal, enqueued, reply } =
+                    *task;
                 let fresh = cache.is_none();
                 let mut cache = match cache.map_or_else(|| self.reserved(positions), Ok) {
                     Ok(cache) => cache,
@@ -115,6 +116,7 @@ impl<D: Decoder> Batcher<D> {
                     cache,
                     history,
                     sampling,
+                    coupling,
                     top_logprobs,
                     goal,
                     enqueued,
@@ -267,7 +269,7 @@ impl Active {
             _ if tokens.len() < self.input.len() => 0,
             Goal::Propose { gamma: 0, .. } => 0,
             Goal::Propose { .. } => 1,
-            Goal::Verify { gamma } => 1 + gamma,
+            Goal::Verify { gamma, .. } => 1 + gamma,
         };
         Rows { cache: &mut self.cache, tokens, logits_from: tokens.len() - chosen_from }
     }
@@ -279,98 +281,4 @@ impl Active {
         // A session that has gone meanwhile drops its cache here.
         let _ = reply.send(Ok((cache, history, answer)));
     }
-}
-
-/// Chooses tokens from the logits of a pass.
-pub(super) struct Selector {
-    chooser: Chooser,
-    tokenizer_size: usize,
-    synthetic_acceptance: Option<SyntheticAcceptance>,
-}
-
-impl Selector {
-    pub(super) fn new(tokenizer_size: usize, synthetic_acceptance: Option<SyntheticAcceptance>) -> Self {
-        Self { chooser: Chooser::new(), tokenizer_size, synthetic_acceptance }
-    }
-
-    pub(super) fn tokenizer_size(&self) -> usize {
-        self.tokenizer_size
-    }
-
-    /// The greatest of a row, as a choice there sees them.
-    pub(super) fn rank(
-        &mut self,
-        history: &History,
-        row: &[f32],
-        sampling: &Sampling,
-        position: u64,
-        most: usize,
-    ) -> Vec<Ranked> {
-        self.chooser.rank_after(history, row, self.tokenizer_size, sampling, position, most)
-    }
-
-    /// Continues or completes a request: afterwards its `input` is what to forward next.
-    fn select(&mut self, request: &mut Active, forward: &Forward, sequence: usize) {
-        let input = mem::take(&mut request.input);
-        match request.goal {
-            Goal::Propose { gamma: 0, .. } => {}
-            Goal::Propose { gamma, ranked, min_confidence } => {
-                let logits = forward.row(sequence, 0);
-                let position = request.cache.len() as u64;
-                let (history, sampling) = (&mut request.history, &request.sampling);
-                let token = match ranked {
-                    0 => self.chooser.choose_after(history, logits, self.tokenizer_size, sampling, position),
-                    most => {
-                        let row =
-                            self.chooser.rank_after(history, logits, self.tokenizer_size, sampling, position, most);
-                        let first = row[0].token;
-                        request.answer.ranked.push(row);
-                        first
-                    }
-                };
-                let confidence = probability(&logits[..self.tokenizer_size], token);
-                if confidence >= min_confidence {
-                    history.extend(&[token]);
-                    request.answer.confidences.push(confidence);
-                    request.answer.tokens.push(token);
-                    if request.answer.tokens.len() < gamma {
-                        request.input.push(token);
-                        return;
-                    }
-                }
-                history.retract(&request.answer.tokens);
-            }
-            Goal::Verify { gamma } => {
-                // Row i stands at the position of the i-th proposed token's predecessor and chooses the one after it.
-                let base_len = (request.cache.len() - gamma) as u64;
-                let (proposed, sampling) = (&input[input.len() - gamma..], request.sampling);
-                let history = &mut request.history;
-                let mut counted = 0;
-                let choose = |row: usize| {
-                    // A row stands after the proposed tokens before it.
-                    history.extend(&proposed[counted..row]);
-                    counted = row;
-                    let (logits, position) = (forward.row(sequence, row), base_len + row as u64);
-                    self.chooser.choose_after(history, logits, self.tokenizer_size, &sampling, position)
-                };
-                let verdict = match self.synthetic_acceptance {
-                    Some(synthetic) => synthetic.verdict(proposed, sampling.seed, base_len, choose),
-                    None => Verdict::of(proposed, choose),
-                };
-                request.history.extend(&verdict.tokens[verdict.accepted..]);
-                if let Some(top) = request.top_logprobs {
-                    let of_row =
-                        |(row, &token)| Logprobs::of(forward.row(sequence, row), self.tokenizer_size, token, top);
-                    request.answer.logprobs = verdict.tokens.iter().enumerate().map(of_row).collect();
-                }
-                request.answer.tokens = verdict.tokens;
-            }
-        }
-    }
-}
-
-/// Softmax of `logits` at temperature 1, at `token`. It informs, and no output depends on its rounding.
-pub(super) fn probability(logits: &[f32], token: TokenId) -> f32 {
-    let chosen = logits[token as usize];
-    1.0 / logits.iter().map(|&z| (z - chosen).exp()).sum::<f32>()
 }

@@ -11,7 +11,7 @@ use std::{
 use speculative::{History, Ranked, Sampling, TokenId, anticipation::MOST_RANKED};
 use tokio::sync::oneshot;
 
-use super::batch::{Selector, probability};
+use super::selector::{Selector, probability};
 use crate::{Error, Forward, KvCache, Rows};
 
 /// A sequence that grows.

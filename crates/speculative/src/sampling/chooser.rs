@@ -4,8 +4,8 @@ use std::{cmp::Ordering, mem};
 
 use super::noise::{CEILING, Draw};
 use super::{History, Sampling};
-use crate::TokenId;
 use crate::portable::{exp, ln};
+use crate::{Distribution, TokenId};
 
 /// How many of the likeliest tokens are put in order first when looking for the end of the nucleus, and by what that
 /// number grows as long as the end lies beyond.
@@ -50,7 +50,7 @@ impl Chooser {
         let row = Row { logits, temperature: sampling.temperature };
         // Of z, not of the logits: a temperature near 0 makes different logits the same infinite z.
         let favourite = argmax(row.z());
-        let floor = if sampling.min_p > 0.0 { favourite.z + ln(sampling.min_p) } else { f64::NEG_INFINITY };
+        let floor = floor(sampling, favourite);
         let mut race = Race::new(sampling.seed, position, favourite);
         if self.truncate(&row, sampling, favourite.z) {
             race.run(self.kept.iter().copied(), floor);
@@ -104,7 +104,7 @@ impl Chooser {
             return podium.ranked;
         }
         let favourite = argmax(row.z());
-        let floor = if sampling.min_p > 0.0 { favourite.z + ln(sampling.min_p) } else { f64::NEG_INFINITY };
+        let floor = floor(sampling, favourite);
         let perturb = |podium: &mut Podium, candidate: Candidate| {
             let Candidate { z, token } = candidate;
             if z < floor || z + CEILING < podium.least() {
@@ -120,6 +120,42 @@ impl Chooser {
             false => row.candidates().for_each(|candidate| perturb(&mut podium, candidate)),
         }
         podium.ranked
+    }
+
+    /// What a choice after what `history` holds is a sample of: the softmax of z over the kept tokens. Where a greatest z
+    /// is infinite, and at temperature 0, all of it is the first token that has it.
+    pub fn distribution_after(
+        &mut self,
+        history: &History,
+        logits: &[f32],
+        tokenizer_size: usize,
+        sampling: &Sampling,
+    ) -> Distribution {
+        let mut row = mem::take(&mut self.penalised);
+        let logits = if history.penalise(logits, &mut row) { &row[..] } else { logits };
+        let distribution = self.distribution(&logits[..tokenizer_size.min(logits.len())], sampling);
+        self.penalised = row;
+        distribution
+    }
+
+    fn distribution(&mut self, logits: &[f32], sampling: &Sampling) -> Distribution {
+        let greedy = sampling.temperature == 0.0;
+        let row = Row { logits, temperature: if greedy { 1.0 } else { sampling.temperature } };
+        let favourite = argmax(row.z());
+        if greedy || favourite.z.is_infinite() {
+            return Distribution::certain(favourite.token);
+        }
+        let floor = floor(sampling, favourite);
+        let weighed =
+            |candidate: Candidate| (candidate.z >= floor).then(|| (candidate.token, weight(&candidate, favourite.z)));
+        match self.truncate(&row, sampling, favourite.z) {
+            true => {
+                // In the tokens' order, so that sums over them are the same bits everywhere.
+                self.kept.sort_unstable_by_key(|candidate| candidate.token);
+                Distribution::new(self.kept.iter().copied().filter_map(weighed))
+            }
+            false => Distribution::new(row.candidates().filter_map(weighed)),
+        }
     }
 
     /// Fills `kept` with what top-k and top-p keep, in no particular order; false where they keep all.
@@ -203,6 +239,11 @@ pub(crate) fn argmax(row: impl Iterator<Item = f64>) -> Candidate {
         }
     }
     best
+}
+
+/// The least z that min-p keeps.
+fn floor(sampling: &Sampling, favourite: Candidate) -> f64 {
+    if sampling.min_p > 0.0 { favourite.z + ln(sampling.min_p) } else { f64::NEG_INFINITY }
 }
 
 /// z descending, token ascending. No z is NaN, and −0 equals 0.

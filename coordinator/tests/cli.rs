@@ -63,6 +63,7 @@ fn a_value_out_of_range_ends_with_status_2_and_says_what_is_allowed() {
         ("--target-deadline", "2 years", "1day"),
         ("--min-confidence", "1.1", "0 to 1"),
         ("--min-confidence", "x", "0 to 1"),
+        ("--coupling", "none", "gumbel, rejection"),
         ("--anticipate", "65", "1 to 64, auto or off"),
         ("--anticipate", "0", "1 to 64, auto or off"),
         ("--emulate-rtt", "2ms", "draft=… or target=…"),
@@ -89,8 +90,11 @@ fn a_value_out_of_range_ends_with_status_2_and_says_what_is_allowed() {
 #[test]
 fn a_command_line_that_makes_no_sense_ends_with_status_2() {
     let jitter = ["generate", "ROMEO:", "--emulate-rtt", "draft=2ms", "--emulate-jitter", "draft=3ms"];
-    let cases: [(&[&str], &[&str]); 11] = [
+    let ahead = ["generate", "ROMEO:", "--coupling", "rejection", "--anticipate", "auto"];
+    let cases: [(&[&str], &[&str]); 13] = [
         (&jitter, &["draft=3ms", "draft=2ms", "allowed: up to that"]),
+        (&ahead, &["--anticipate", "--coupling rejection", "allowed", "off"]),
+        (&["bench", "--coupling", "rejection", "--anticipate", "4"], &["--anticipate", "--coupling rejection", "off"]),
         (&["generate", "ROMEO:", "--system", "Be brief."], &["--chat"]),
         (&["generate", "ROMEO:", "--speed", "9"], &["--speed"]),
         (&["generate", "ROMEO:", "JULIET:"], &["JULIET:"]),
@@ -190,6 +194,7 @@ fn the_help_of_each_command_names_each_of_its_flags() {
         "--seed",
     ];
     let generate = [
+        "--coupling",
         "--anticipate",
         "--min-confidence",
         "--gamma",
@@ -201,8 +206,17 @@ fn the_help_of_each_command_names_each_of_its_flags() {
         "--trace-file",
         "--json",
     ];
-    let bench =
-        ["--anticipate", "--min-confidence", "--gamma", "--pairs", "--max-tokens", "--workload", "--sidecar", "--json"];
+    let bench = [
+        "--coupling",
+        "--anticipate",
+        "--min-confidence",
+        "--gamma",
+        "--pairs",
+        "--max-tokens",
+        "--workload",
+        "--sidecar",
+        "--json",
+    ];
     let certify = ["--prompt", "--max-tokens", "--windows", "--sessions", "--json"];
     for (name, flags) in [
         ("generate", [&generate[..], &sampling, &pair, &models].concat()),

@@ -145,7 +145,14 @@ async fn a_recorded_run_is_replayed() -> Result<()> {
     assert!(said.stdout.contains("token 30 (position 36)"), "{}", said.stdout);
     assert!(said.stdout.contains("recorded with another arithmetic"), "{}", said.stdout);
 
-    for (content, words) in [("{}", "prompt_token_ids"), ("no", "is no run"), (r#"{"token_ids": 1}"#, "allowed")] {
+    forged["coupling"] = json!("rejection");
+    let by_rejection = forged.to_string();
+    for (content, words) in [
+        (&*by_rejection, "coupling rejection, allowed: gumbel"),
+        ("{}", "prompt_token_ids"),
+        ("no", "is no run"),
+        (r#"{"token_ids": 1}"#, "allowed"),
+    ] {
         fs::write(&path, content)?;
         let refused = Outrider::start(&certify)?.finish().await?;
         assert_eq!(refused.code, Some(1));

@@ -46,6 +46,29 @@ fn a_benchmark_with_acceptance_by_lot_waives_the_check_of_its_outputs_and_says_s
 }
 
 #[test]
+fn a_benchmark_by_rejection_waives_the_check_of_its_outputs_and_says_so() {
+    let bench = ["bench", "ROMEO:", "--coupling", "rejection", "--gamma", "3", "--pairs", "2", "--max-tokens", "60"];
+    let report = json(&outrider(&[&bench[..], &["--json"]].concat()).succeeded());
+    assert_eq!(report["by_gamma"][0]["identical"], 0);
+    let couplings: Vec<_> = report["runs"].as_array().expect("runs").iter().map(|run| &run["coupling"]).collect();
+    assert_eq!(couplings, ["gumbel", "rejection", "gumbel", "rejection"], "AR is AR");
+    let said = outrider(&bench).succeeded().stdout;
+    assert!(said.contains("coupling by rejection") && said.contains("depends on the draft"), "{said}");
+}
+
+/// The lot decides, however the draft has drawn.
+#[test]
+fn acceptance_by_lot_is_the_same_by_rejection() {
+    for (rate, a) in [("0", 0.0), ("1", 1.0)] {
+        let run = generate(&["--coupling", "rejection", "--synthetic-acceptance", rate, "--gamma", "4"]);
+        assert_eq!(
+            (&run["coupling"], run["conditional_acceptance"].as_f64()),
+            (&serde_json::json!("rejection"), Some(a))
+        );
+    }
+}
+
+#[test]
 fn the_target_of_ones_choice_decodes_alone() {
     let report = generate(&["--ar", "--target-model", "embedded:draft"]);
     assert_eq!((report["target_params"].as_u64(), report["phase"].as_str()), (Some(1_071_872), Some("decode")));

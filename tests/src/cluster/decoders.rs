@@ -196,6 +196,18 @@ pub fn garbage(inner: Transformer, logit: fn(u64) -> f32) -> Wrapped {
     })
 }
 
+/// The model at a temperature of its own: the higher it is, the less it agrees with others.
+pub fn tempered(inner: Transformer, temperature: f32) -> Wrapped {
+    Wrapped::new(inner, move |inner, batch| {
+        let forward = inner.forward(batch)?;
+        let rows: Vec<usize> = (0..batch.len()).map(|sequence| forward.rows(sequence)).collect();
+        let row = |(sequence, &rows): (usize, &usize)| (0..rows).map(move |row| (sequence, row)).collect::<Vec<_>>();
+        let all = rows.iter().enumerate().flat_map(row);
+        let logits = all.flat_map(|(sequence, row)| forward.row(sequence, row)).map(|z| z / temperature).collect();
+        Ok(Forward::new(inner.description().vocab_size, &rows, logits, forward.work))
+    })
+}
+
 /// Pseudo-random logits, -8 to 8, for [`garbage`].
 pub fn noise(n: u64) -> f32 {
     let [word, ..] = philox::philox4x32_10([n as u32, (n >> 32) as u32, 0, 0], [0x6a, 0xbb]);

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use proto::v1::{
-    DescribeRequest, DescribeResponse, DraftSessionRequest, DraftSessionResponse, Open, Opened, Proposal, Propose,
-    Rejected, RejectionReason, TokenizerRequest, TokenizerResponse,
+    DescribeRequest, DescribeResponse, DraftDistribution, DraftSessionRequest, DraftSessionResponse, Open, Opened,
+    Proposal, Propose, Rejected, RejectionReason, TokenizerRequest, TokenizerResponse,
     draft_service_server::{DraftService, DraftServiceServer},
     draft_session_request, draft_session_response,
     model_service_server::{ModelService, ModelServiceServer},
@@ -162,6 +162,29 @@ pub const LIES: [Lie; 16] = [
     },
 ];
 
+/// Every kind of liar about what its proposals were sampled from, and an honest one of spaces.
+pub const SAMPLED_LIES: [Lie; 9] = [
+    usable("all of it is the space", |asked| vec![drafted(asked, |_| ())]),
+    useless("no distributions", |asked| vec![proposal(asked, |_| ())]),
+    useless("one distribution too few", |asked| vec![drafted(asked, |lie| drop(lie.distributions.pop()))]),
+    useless("a distribution of nothing", |asked| {
+        vec![drafted(asked, |lie| lie.distributions[0] = DraftDistribution::default())]
+    }),
+    useless("a thousand tokens in one", |asked| {
+        vec![drafted(asked, |lie| lie.distributions[0] = of((0..1000).map(|token| (token, 1e-3))))]
+    }),
+    useless("an id outside the vocabulary", |asked| {
+        vec![drafted(asked, |lie| lie.distributions[0] = of([(32, 0.5), (128, 0.5)]))]
+    }),
+    useless("half of it", |asked| vec![drafted(asked, |lie| lie.distributions[0] = of([(32, 0.5)]))]),
+    useless("a token that came from nowhere", |asked| {
+        vec![drafted(asked, |lie| lie.distributions[0] = of([(33, 1.0)]))]
+    }),
+    useless("the same token twice", |asked| {
+        vec![drafted(asked, |lie| lie.distributions[0] = of([(32, 0.5), (32, 0.5)]))]
+    }),
+];
+
 /// A draft that opens and then never answers.
 pub const SILENT: Lie = useless("silence", |_| Vec::new());
 
@@ -188,6 +211,20 @@ fn proposal(asked: &Propose, change: impl FnOnce(&mut Proposal)) -> Answer {
     };
     change(&mut proposal);
     respond(draft_session_response::Message::Proposal(proposal))
+}
+
+/// The same with what it says that it was sampled from: nothing but spaces.
+fn drafted(asked: &Propose, change: impl FnOnce(&mut Proposal)) -> Answer {
+    proposal(asked, |lie| {
+        lie.distributions = vec![of([(32, 1.0)]); lie.tokens.len()];
+        change(lie);
+    })
+}
+
+/// A distribution, or what is called one.
+pub fn of(tokens: impl IntoIterator<Item = (u32, f32)>) -> DraftDistribution {
+    let (tokens, probabilities) = tokens.into_iter().unzip();
+    DraftDistribution { tokens, probabilities }
 }
 
 fn opened(base_len: u32) -> Answer {

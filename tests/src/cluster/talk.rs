@@ -1,11 +1,11 @@
 //! Sessions without a coordinator: any message, in any order.
 
-use proto::v1::{DraftSessionRequest, DraftSessionResponse, TargetSessionRequest, TargetSessionResponse};
 use proto::v1::{
-    Open, Opened, Proposal, Propose, Rejected, RejectionReason, Sampling, Verdict, Verify,
+    DraftDistribution, Open, Opened, Proposal, Propose, Rejected, RejectionReason, Sampling, Verdict, Verify,
     draft_service_client::DraftServiceClient, draft_session_request, draft_session_response,
     target_service_client::TargetServiceClient, target_session_request, target_session_response,
 };
+use proto::v1::{DraftSessionRequest, DraftSessionResponse, TargetSessionRequest, TargetSessionResponse};
 use speculative::TokenId;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -169,7 +169,19 @@ impl TargetTalk {
 
     /// Asks for a verdict.
     pub async fn verify(&self, cycle: u64, base_len: usize, proposed: &[TokenId]) {
-        let verify = Verify { cycle, base_len: base_len as u32, proposed: proposed.to_vec(), ..Verify::default() };
+        self.verify_drafted(cycle, base_len, proposed, Vec::new()).await;
+    }
+
+    /// Asks for a verdict on tokens that are told to be samples.
+    pub async fn verify_drafted(
+        &self,
+        cycle: u64,
+        base_len: usize,
+        proposed: &[TokenId],
+        distributions: Vec<DraftDistribution>,
+    ) {
+        let (base_len, proposed) = (base_len as u32, proposed.to_vec());
+        let verify = Verify { cycle, base_len, proposed, distributions, ..Verify::default() };
         let message = Some(target_session_request::Message::Verify(verify));
         self.send(TargetSessionRequest { message }).await;
     }

@@ -86,7 +86,8 @@ impl Role for Drafting {
             min_confidence,
         };
         let message = match self.0.propose(message).await {
-            Ok(Proposed::Answer(Answer { tokens, confidences, drafted, cost, .. }, id)) => {
+            Ok(Proposed::Answer(answer, id)) => {
+                let Answer { tokens, confidences, drafted, cost, .. } = *answer;
                 let cost = Some(exchange.cost(cost));
                 let distributions = drafted.into_iter().map(wire::distribution).collect();
                 let proposal = v1::Proposal { cycle, base_len, tokens, confidences, cost, id, distributions };

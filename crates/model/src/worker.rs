@@ -378,7 +378,7 @@ impl Worker {
 
     async fn answer_since(&self, enqueued: Instant, lane: &mut Lane, plan: Plan, goal: Goal) -> Result<Answer, Error> {
         if matches!(self.engine, Engine::Lookup) {
-            return Ok(lane.look_up(plan, goal));
+            return Ok(lane.look_up(plan, &goal));
         }
         let (reply, answer) = oneshot::channel();
         let (cache, history) = (lane.cache.take(), mem::take(&mut lane.history));
@@ -399,12 +399,12 @@ impl fmt::Debug for Worker {
 
 impl Lane {
     /// Continues the session's own text.
-    fn look_up(&mut self, plan: Plan, goal: Goal) -> Answer {
+    fn look_up(&mut self, plan: Plan, goal: &Goal) -> Answer {
         let begun = Instant::now();
         self.text.truncate(plan.keep);
         self.text.extend(plan.tokens);
         let tokens = match goal {
-            Goal::Propose { gamma, .. } => lookup::propose(&self.text, gamma),
+            Goal::Propose { gamma, .. } => lookup::propose(&self.text, *gamma),
             Goal::Verify { .. } => Vec::new(),
         };
         // As a cache would, it holds what leads to the last proposed token.

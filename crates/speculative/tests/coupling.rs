@@ -184,8 +184,8 @@ fn outputs_by_rejection_are_an_exact_sample() {
         let (mut counts, mut accepted) = ([0; LOGITS.len()], 0);
         for position in 0..DRAWS {
             let x = drafted.propose(of_target.seed, position, 0);
-            let told = [drafted.clone()];
-            let verdict = rejection::verdict(&[x], &told, of_target.seed, position, |_| p.clone());
+            let told = std::slice::from_ref(&drafted);
+            let verdict = rejection::verdict(&[x], told, of_target.seed, position, |_| p.clone());
             counts[verdict.tokens[0] as usize] += 1;
             accepted += verdict.accepted;
         }
@@ -245,7 +245,7 @@ fn what_is_alike_is_accepted_and_what_has_nothing_in_common_is_rejected() {
         let (p, q) = (of(&LOGITS, &three), DraftDistribution::from(&of(draft, &three)));
         for position in 0..DRAWS {
             let x = q.propose(9, position, 0);
-            let verdict = rejection::verdict(&[x], &[q.clone()], 9, position, |_| p.clone());
+            let verdict = rejection::verdict(&[x], std::slice::from_ref(&q), 9, position, |_| p.clone());
             assert_eq!(verdict.accepted, accepted, "at {position}");
         }
     }

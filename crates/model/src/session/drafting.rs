@@ -32,7 +32,7 @@ pub struct Propose {
 #[derive(Debug)]
 pub enum Proposed {
     /// The tokens, and the number that branches name them by; 0 where none will come.
-    Answer(Answer, u64),
+    Answer(Box<Answer>, u64),
     /// Nothing is to be answered: a branch that was sent before is the proposal.
     Adopted,
 }
@@ -152,7 +152,7 @@ impl DraftSession {
             let (held, unsent) = self.anticipation.adopt(id, message.tokens.len(), cache);
             self.rules.adopt(message.tokens, held);
             return Ok(match (message.verifying, unsent) {
-                (None, Some(branch)) => Proposed::Answer(branch.answer(message.gamma), id),
+                (None, Some(branch)) => Proposed::Answer(Box::new(branch.answer(message.gamma)), id),
                 _ => Proposed::Adopted,
             });
         }
@@ -174,7 +174,7 @@ impl DraftSession {
         let held = answer.tokens.len().saturating_sub(usize::from(whole));
         self.rules.adopt(message.tokens, answer.tokens[..held].to_vec());
         let id = self.anticipation.plant(&answer);
-        Ok(Proposed::Answer(answer, id))
+        Ok(Proposed::Answer(Box::new(answer), id))
     }
 
     /// Goes on by itself: the next branch that was drafted for a verdict that is not there yet. Never resolves where none may

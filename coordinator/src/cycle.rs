@@ -418,7 +418,8 @@ impl<'a> Generation<'a> {
             draft.learn(proposal.len(), verdict.accepted, cycle.target.round_trip());
         }
         cycle.end(proposal.len(), verdict.accepted);
-        let observed = cycle.observed();
+        let is_cold = self.cycles.last().is_none_or(|before| before.gamma == 0);
+        let observed = cycle.observed(is_cold);
         if cycle.anticipation.is_some_and(|anticipation| anticipation.outcome != AnticipationOutcome::Miss) {
             let usual_s = self.outlook.draft_s(proposal.len());
             cycle.saved = Duration::from_secs_f64((usual_s - observed.waited_s).max(0.0));

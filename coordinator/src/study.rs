@@ -19,7 +19,7 @@ mod stage;
 
 use std::{future::Future, pin::pin, time::Duration};
 
-use speculative::{Sampling, TokenId};
+use speculative::{Coupling, Sampling, TokenId};
 use telemetry::Tracer;
 use tokenizer::Tokenizer;
 use tokio::task::JoinSet;
@@ -191,6 +191,7 @@ async fn round(
                 gamma: variant.map_or(0.into(), |variant| variant.gamma),
                 branches: variant.map_or(0, |variant| variant.policy.anticipate),
                 min_confidence: variant.map_or(0.0, |variant| variant.policy.min_confidence),
+                coupling: variant.map_or(Coupling::Gumbel, |variant| variant.policy.coupling),
                 trace_cycles: TraceCycles::Off,
                 ..request
             }

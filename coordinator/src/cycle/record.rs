@@ -178,8 +178,8 @@ impl Cycle {
         self.wall.saturating_sub(legs)
     }
 
-    /// What it shows of the times to come.
-    pub(super) fn observed(&self) -> Observed {
+    /// What it shows of the times to come; `is_cold` says that the session's cycle before proposed nothing.
+    pub(super) fn observed(&self, is_cold: bool) -> Observed {
         let drafted = |leg: Leg| Drafted {
             compute_s: leg.compute.as_secs_f64(),
             around_s: (leg.network + leg.queue).as_secs_f64(),
@@ -190,6 +190,7 @@ impl Cycle {
             // A late hit tells nothing of what the draft takes.
             draft: self.draft.filter(|leg| self.gamma > 0 && !leg.compute.is_zero()).map(drafted),
             waited_s: self.draft.filter(|_| self.gamma > 0).map_or(0.0, |leg| leg.round_trip().as_secs_f64()),
+            is_cold,
             verify_s: self.target.compute.as_secs_f64(),
             batch_rows: 1 + self.gamma + self.target.others_rows as usize,
             around_s: (self.target.queue + self.target.network + self.coordinator()).as_secs_f64(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use speculative::cost::CycleTimes;
+use speculative::{Coupling, cost::CycleTimes};
 
 use super::{
     journal::{Begin, PairFacts, Records, Round},
@@ -60,7 +60,9 @@ pub struct Cell {
     pub branches: usize,
     /// Rounds.
     pub rounds: usize,
-    /// Rounds whose output was AR's.
+    /// `gumbel` or `rejection`.
+    pub coupling: &'static str,
+    /// Rounds whose output was AR's; all of them, unless the coupling is by rejection or a target accepts by lot.
     pub identical: usize,
     /// Median tokens/s of all sessions together.
     pub tokens_per_s: Option<f64>,
@@ -170,8 +172,9 @@ impl Findings {
 
     /// Rounds whose output was not AR's though it must be.
     pub fn different(&self) -> usize {
-        let by_lot = |cell: &&Cell| self.pairs.iter().any(|pair| pair.name == cell.pair && pair.accepts_by_lot);
-        self.cells.iter().filter(|cell| !by_lot(cell)).map(|cell| cell.rounds - cell.identical).sum()
+        let by_lot = |cell: &Cell| self.pairs.iter().any(|pair| pair.name == cell.pair && pair.accepts_by_lot);
+        let held = |cell: &&Cell| cell.coupling == Coupling::Gumbel.as_str() && !by_lot(cell);
+        self.cells.iter().filter(held).map(|cell| cell.rounds - cell.identical).sum()
     }
 }
 
@@ -179,7 +182,7 @@ fn cells(plan: &Plan, setting: &Setting, records: &Records) -> Vec<Cell> {
     let pair = &plan.pairs[setting.pair].name;
     let rounds: Vec<&Round> = records.rounds.iter().filter(|round| round.is_of(setting, pair)).collect();
     let Some(first) = rounds.first() else { return Vec::new() };
-    let branches = |policy: &str| plan.policies.iter().find(|of| of.name == policy).map_or(0, |of| of.anticipate);
+    let policy = |name: &str| plan.policies.iter().find(|policy| policy.name == name);
     let cell = |(at, of): (usize, &Measured)| {
         let runs: Vec<&Measured> = rounds.iter().filter_map(|round| round.runs.get(at)).collect();
         let over_ar = rounds.iter().filter_map(|round| {
@@ -203,8 +206,9 @@ fn cells(plan: &Plan, setting: &Setting, records: &Records) -> Vec<Cell> {
             sessions: setting.sessions,
             policy: of.policy.clone(),
             gamma: of.gamma.clone(),
-            branches: branches(&of.policy),
+            branches: policy(&of.policy).map_or(0, |policy| policy.anticipate),
             rounds: runs.len(),
+            coupling: policy(&of.policy).map_or(Coupling::Gumbel, |policy| policy.coupling).as_str(),
             identical: runs.iter().filter(|run| run.identical).count(),
             tokens_per_s: median(&rates),
             tokens_per_s_interval: median_interval(&rates),
@@ -255,9 +259,10 @@ impl Cell {
                 == (&other.pair, &other.rtt, &other.policy, &other.gamma)
     }
 
-    /// The γ that was asked for in each cycle, where it was one and nothing was drafted ahead.
+    /// The γ that was asked for in each cycle, where it was one, nothing was drafted ahead and the noise was shared.
     pub fn in_turn(&self) -> Option<usize> {
-        self.gamma.parse().ok().filter(|gamma| *gamma > 0 && self.branches == 0)
+        let plain = self.branches == 0 && self.coupling == Coupling::Gumbel.as_str();
+        self.gamma.parse().ok().filter(|gamma| *gamma > 0 && plain)
     }
 }
 

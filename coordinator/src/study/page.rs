@@ -300,7 +300,7 @@ fn acceptance(findings: &Findings, pair: &PairFacts, temperatures: &[f64]) -> Re
             let here =
                 cell.pair == pair.name && cell.temperature == temperature && cell.placement == Placement::Distributed;
             let (true, Some(a)) = (here, cell.conditional_acceptance) else { continue };
-            let name = format!("{}, γ {}", cell.policy, cell.gamma);
+            let name = format!("{}, γ {}, {}", cell.policy, cell.gamma, cell.coupling);
             let at = match lines.iter().position(|line| line.name == name) {
                 Some(at) => at,
                 None => {
@@ -317,6 +317,7 @@ fn acceptance(findings: &Findings, pair: &PairFacts, temperatures: &[f64]) -> Re
     Ok(Figure {
         title: format!("Acceptance over temperature: {}", pair.name),
         svg: plots::lines(&Axes { x: "temperature", y: "conditional acceptance a" }, &lines)?,
-        words: "a = accepted / (accepted + rejections), over all cycles.".to_owned(),
+        words: "a = accepted / (accepted + rejections), over all cycles, under both couplings where the plan has both."
+            .to_owned(),
     })
 }

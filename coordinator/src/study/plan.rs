@@ -3,7 +3,7 @@
 use std::{collections::HashSet, fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer};
-use speculative::{Sampling, policy::Gamma};
+use speculative::{Coupling, Sampling, policy::Gamma};
 
 /// Branches that a draft may be asked for.
 const MOST_BRANCHES: usize = 64;
@@ -102,6 +102,9 @@ pub struct Policy {
     /// What ends a proposal early; 0 never does.
     #[serde(default)]
     pub min_confidence: f32,
+    /// How the draws of draft and target depend on each other. By rejection the output is not AR's, and nothing is drafted ahead.
+    #[serde(default, deserialize_with = "coupling")]
+    pub coupling: Coupling,
 }
 
 /// A distance: a duration, or so many steps of the target's plain decoding, as measured before the first run.
@@ -299,7 +302,8 @@ impl Policy {
     fn check(&self) -> Result<(), UnusablePlan> {
         let field = |name: &str| format!("{name} of policy {:?}", self.name);
         within(&field("gamma (how many)"), self.gamma.len(), 1, 32)?;
-        within(&field("anticipate"), self.anticipate, 0, MOST_BRANCHES)?;
+        let most = if self.coupling == Coupling::Rejection { 0 } else { MOST_BRANCHES };
+        within(&field("anticipate"), self.anticipate, 0, most)?;
         match (0.0..=1.0).contains(&self.min_confidence) {
             true => Ok(()),
             false => Err(refused(&field("min_confidence"), &self.min_confidence.to_string(), "0 to 1")),
@@ -341,6 +345,10 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
         Rtt::Fixed(duration) => Ok(duration),
         steps @ Rtt::Steps(_) => Err(serde::de::Error::custom(format!("{steps}, allowed: a duration, as \"2ms\""))),
     }
+}
+
+fn coupling<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Coupling, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 /// One γ or a list of them.
@@ -438,6 +446,8 @@ mod tests {
             ("title", "repetitions = 0\ntitle", "repetitions is 0, allowed: 1 to 10000"),
             ("\"embedded:draft\"", "\"http://127.0.0.1:1\"", "draft of pair \"embedded\""),
             ("name = \"ahead\"", "name = \"in turn\"", "name of a policy is in turn"),
+            ("anticipate = 16", "anticipate = 1\ncoupling = \"rejection\"", "\"ahead\" is 1, allowed: 0 to 0"),
+            ("anticipate = 16", "coupling = \"loose\"", "gumbel"),
             ("title", "rounds = 3\ntitle", "unknown field `rounds`"),
             ("title", "jitter = \"3ms\"\ntitle", "jitter is 3ms, allowed: up to the shortest of rtts, 2ms"),
         ] {

@@ -78,6 +78,8 @@ pub struct Observed {
     pub draft: Option<Drafted>,
     /// How long the cycle waited for the proposal: less than the draft took where it was drafted ahead.
     pub waited_s: f64,
+    /// Whether nothing was proposed in the session's cycle before, so that nothing could be drafted ahead.
+    pub is_cold: bool,
     /// The target's forward pass and the choices from it.
     pub verify_s: f64,
     /// Rows of that pass, those of other sessions included.
@@ -119,19 +121,23 @@ const LINE_COUNTS: f64 = 8.0;
 const MOST_SIZES: usize = 512;
 
 /// What the first cycles propose, to see what each part costs.
-const FIRST_GAMMAS: [usize; 3] = [2, 0, 4];
+const FIRST_GAMMAS: [usize; 4] = [2, 2, 4, 0];
 
 /// Another γ is tried when the time since the last trial is so many times what the trial is expected to lose.
 const TRIAL_SPACING: f64 = 100.0;
 
 /// Cycles between two trials, at least.
-const TRIAL_CYCLES: u64 = 16;
+const TRIAL_CYCLES: u64 = 64;
+
+/// Cycles of a trial. The first one is cold where nothing was proposed before: what is drafted ahead shows from the second on.
+const TRIAL_LENGTH: u64 = 4;
 
 /// What is known of draft, target and the links between, from the cycles that were seen: which γ promises most.
 ///
 /// In DESIGN §8's words: argmax over g of E(g) / T(g), with E from the survival and T from the times as they are. It follows
 /// them as they change. What it does not use it would never see again, so another γ is tried now and then, as seldom as its
-/// expected loss asks for: all trials together cost about one hundredth of the time.
+/// expected loss asks for: all trials together cost about one hundredth of the time. A trial is several cycles, because what is
+/// drafted ahead saves none of the first one's waiting.
 #[derive(Clone, Debug)]
 pub struct Outlook {
     cycles: u64,
@@ -148,10 +154,12 @@ pub struct Outlook {
     waited: Curve,
     /// Sessions in a pass.
     sessions: Average,
-    /// Since the last trial.
+    /// Since the last trial began.
     since_trial_s: f64,
     since_trial: u64,
     trials: u64,
+    /// The γ that is tried, and for how many more cycles.
+    trial: (usize, u64),
 }
 
 /// Proposals at one place of the window that followed accepted ones, and those that were accepted themselves.
@@ -207,12 +215,13 @@ impl Outlook {
             since_trial_s: 0.0,
             since_trial: 0,
             trials: 0,
+            trial: (0, 0),
         }
     }
 
     /// Takes a cycle into account.
     pub fn learn(&mut self, cycle: &Observed) {
-        let Observed { gamma, accepted, draft, waited_s, verify_s, batch_rows, around_s } = *cycle;
+        let Observed { gamma, accepted, draft, waited_s, is_cold, verify_s, batch_rows, around_s } = *cycle;
         let gamma = gamma.min(MOST_GAMMA);
         self.cycles += 1;
         self.since_trial += 1;
@@ -224,13 +233,16 @@ impl Outlook {
         self.around_s.learn_time(around_s);
         self.sessions.learn(rows as f64 / (1 + gamma) as f64);
         if gamma == 0 {
+            self.waited.fade();
             return;
         }
         if let Some(Drafted { compute_s, around_s }) = draft {
             self.draft_step_s.learn_time(compute_s / gamma as f64);
             self.draft_around_s.learn_time(around_s);
         }
-        self.waited.learn(gamma, waited_s);
+        if !is_cold {
+            self.waited.learn(gamma, waited_s);
+        }
         for (place, seen) in self.places[..gamma].iter_mut().enumerate().take(accepted + 1) {
             seen.reached = MEMORY_ACCEPTANCE * seen.reached + 1.0;
             seen.accepted = MEMORY_ACCEPTANCE * seen.accepted + f64::from(u8::from(place < accepted));
@@ -243,6 +255,10 @@ impl Outlook {
         if let Some(&first) = FIRST_GAMMAS.get(self.cycles as usize) {
             return first.min(most);
         }
+        if let (gamma, left @ 1..) = self.trial {
+            self.trial = (gamma, left - 1);
+            return gamma.min(most);
+        }
         let best = self.best(most);
         if self.since_trial < TRIAL_CYCLES {
             return best;
@@ -254,8 +270,9 @@ impl Outlook {
             (_, _) => best / 2,
         };
         let lost_s = self.cycle_s(other) * (1.0 - self.rate(other) / self.rate(best));
-        if other != best && self.since_trial_s >= TRIAL_SPACING * lost_s {
+        if other != best && self.since_trial_s >= TRIAL_SPACING * TRIAL_LENGTH as f64 * lost_s {
             (self.since_trial, self.since_trial_s) = (0, 0.0);
+            self.trial = (other, TRIAL_LENGTH - 1);
             self.trials += 1;
             return other;
         }
@@ -336,24 +353,28 @@ impl Curve {
         Self { weight: 0.0, size: 0.0, seconds: 0.0, size_size: 0.0, size_seconds: 0.0, beside: Vec::new() }
     }
 
+    /// What was seen counts for less; something stays, so that there is a guess.
+    fn fade(&mut self) {
+        if self.weight < 1.0 {
+            return;
+        }
+        let sums = [&mut self.weight, &mut self.size, &mut self.seconds, &mut self.size_size, &mut self.size_seconds];
+        let counts = self.beside.iter_mut().map(|beside| &mut beside.count);
+        sums.into_iter().chain(counts).for_each(|value| *value *= MEMORY_TIME);
+    }
+
     fn learn(&mut self, size: usize, seconds: f64) {
         let size = size.min(MOST_SIZES);
         let x = size as f64;
-        for (sum, newest) in [
-            (&mut self.weight, 1.0),
-            (&mut self.size, x),
-            (&mut self.seconds, seconds),
-            (&mut self.size_size, x * x),
-            (&mut self.size_seconds, x * seconds),
-        ] {
-            *sum = MEMORY_TIME * *sum + newest;
-        }
         if size > self.beside.len() {
             self.beside.resize(size, Beside::default());
         }
-        for beside in &mut self.beside {
-            beside.count *= MEMORY_TIME;
-        }
+        self.fade();
+        self.weight += 1.0;
+        self.size += x;
+        self.seconds += seconds;
+        self.size_size += x * x;
+        self.size_seconds += x * seconds;
         let beside = &mut self.beside[size - 1];
         beside.count += 1.0;
         beside.mean_s += (seconds - beside.mean_s) * NEWEST_TIME.max(1.0 / beside.count);

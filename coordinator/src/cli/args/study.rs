@@ -57,7 +57,7 @@ const PLAN: &str = "A plan:
   name = \"ahead\"
   gamma = 4
   anticipate = 16
-  # min_confidence = 0.3
+  # min_confidence = 0.3, coupling = \"rejection\" (without anticipate)
 
 The directory then has study.html, study.json, runs.csv, plan.toml and the journal, rounds.jsonl. Ctrl-C loses the round
 that is under way and no other; the same command goes on.";

@@ -34,7 +34,7 @@ impl World {
 
     /// Cycles that `outlook` chooses, until so many tokens are there; gives their rate.
     fn run(self, outlook: &mut Outlook, tokens: usize, seed: u32) -> f64 {
-        let (mut emitted, mut time, mut drawn) = (0, 0.0, 0);
+        let (mut emitted, mut time, mut drawn, mut before) = (0, 0.0, 0, 0);
         let mut chance = || {
             drawn += 1;
             f64::from(philox4x32_10([drawn, 0, 0, 0], [seed, 7])[0]) / f64::from(u32::MAX)
@@ -51,7 +51,17 @@ impl World {
             time += verify_s + waited_s;
             emitted += accepted + 1;
             let batch_rows = (1 + self.others) * (1 + gamma);
-            outlook.learn(&Observed { gamma, accepted, draft, waited_s, verify_s, batch_rows, around_s: 0.0 });
+            outlook.learn(&Observed {
+                gamma,
+                accepted,
+                draft,
+                waited_s,
+                is_cold: before == 0,
+                verify_s,
+                batch_rows,
+                around_s: 0.0,
+            });
+            before = gamma;
         }
         emitted as f64 / time
     }
@@ -164,7 +174,15 @@ fn what_is_drafted_ahead_costs_no_time() {
         let (draft, waited_s) = if cycle % 10 == 0 { (drafted, 9.0) } else { (None, 0.0) };
         let batch_rows = 5;
         let verify_s = 1.0;
-        outlook.learn(&Observed { gamma: 4, accepted: 3, draft, waited_s, verify_s, batch_rows, around_s: 0.0 });
+        outlook.learn(&Observed {
+            gamma: 4,
+            accepted: 3,
+            draft,
+            waited_s,
+            verify_s,
+            batch_rows,
+            ..Observed::default()
+        });
     }
     assert!((outlook.draft_s(4) - 9.0).abs() < 1e-9 && (outlook.draft_s(8) - 10.0).abs() < 1e-9);
     let cycle_s = outlook.cycle_s(4);

@@ -95,7 +95,8 @@ impl<'a> Run<'a> {
 impl Run<'_> {
     fn propose(&mut self, id: usize) {
         let session = &mut self.sessions[id];
-        session.cycle = Cycle { begun_s: self.clock.now_s(), ..Cycle::default() };
+        let is_cold = session.cycle.proposed == 0;
+        session.cycle = Cycle { begun_s: self.clock.now_s(), is_cold, ..Cycle::default() };
         let most = (self.world.longest() - session.committed - 1).min(MOST_GAMMA);
         let (gamma, most) = match self.world.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
@@ -161,7 +162,7 @@ impl Run<'_> {
         let coordinator_s = self.times.coordinator_s;
         let session = &mut self.sessions[id];
         let cycle = session.cycle;
-        let Cycle { begun_s, proposed, draft, sent_s } = cycle;
+        let Cycle { begun_s, proposed, draft, sent_s, .. } = cycle;
         let (text, base) = (self.text, session.committed);
         let verdict = Verdict::of(&[FIRST; MOST_GAMMA][..proposed], |row| text.choice(id, base + row, row));
         let target = Leg::of(now_s - sent_s, cost);

@@ -42,6 +42,8 @@ pub(super) struct Cycle {
     pub(super) begun_s: f64,
     /// Tokens that are verified.
     pub(super) proposed: usize,
+    /// Whether nothing was in the one before.
+    pub(super) is_cold: bool,
     /// Where the draft was waited for.
     pub(super) draft: Option<Leg>,
     /// When the window left.
@@ -58,6 +60,7 @@ impl Cycle {
             // A late hit tells nothing of what the draft takes.
             draft: self.draft.filter(|leg| leg.compute_s > 0.0).map(drafted),
             waited_s: self.draft.map_or(0.0, Leg::round_trip_s),
+            is_cold: self.is_cold,
             verify_s: target.compute_s,
             batch_rows,
             around_s: target.queue_s + target.network_s + coordinator_s,

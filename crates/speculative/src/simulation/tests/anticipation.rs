@@ -83,3 +83,18 @@ fn co_located_branches_wait_for_everyone() {
     assert!(outcome.drafts_busy + outcome.targets_busy < 1.0 + 1e-9);
     assert!(outcome.hits < outcome.misses, "{outcome:?}");
 }
+
+/// What is drafted ahead saves nothing in a cycle that follows one without a proposal: a trial of one cycle would never show
+/// what it is worth, and γ would stay 0 where the draft is far away.
+#[test]
+fn auto_sees_from_afar_what_drafting_ahead_is_worth() {
+    for steps in [2.0, 4.0] {
+        for seed in 1..=6 {
+            let world = World { branches: 16, tokens: 10_000, seed, ..away(steps) };
+            let fixed = world.run(&times()).unwrap().tokens_per_s;
+            let auto = World { gamma: Gamma::Auto, ..world }.run(&times()).unwrap();
+            println!("{steps} steps, seed {seed}: auto {} of {fixed}, mean γ {}", auto.tokens_per_s, auto.gamma);
+            assert!(auto.tokens_per_s > 0.8 * fixed, "{steps} steps, seed {seed}: {} of {fixed}", auto.tokens_per_s);
+        }
+    }
+}

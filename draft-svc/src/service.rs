@@ -54,13 +54,12 @@ impl Role for Drafting {
         self.0.base_len()
     }
 
-    async fn ahead(&mut self) -> Result<DraftSessionResponse, Status> {
+    async fn ahead(&mut self) -> Result<session::Unasked<DraftSessionResponse>, Status> {
         let branch = self.0.ahead().await.map_err(|error| wire::failure_status(&error))?;
         let Branch { id, parent, accepted, final_token, tokens, confidences, cost } = branch;
-        let cost = Some(wire::branch_cost(&cost));
-        let accepted = accepted as u32;
-        let branch = v1::Branch { id, parent, accepted, final_token, tokens, confidences, cost };
-        Ok(respond(draft_session_response::Message::Branch(branch)))
+        let (told, accepted) = (Some(wire::branch_cost(&cost)), accepted as u32);
+        let branch = v1::Branch { id, parent, accepted, final_token, tokens, confidences, cost: told };
+        Ok(session::Unasked { response: respond(draft_session_response::Message::Branch(branch)), id, cost })
     }
 
     async fn answer(
@@ -93,7 +92,10 @@ impl Role for Drafting {
                 let proposal = v1::Proposal { cycle, base_len, tokens, confidences, cost, id, distributions };
                 draft_session_response::Message::Proposal(proposal)
             }
-            Ok(Proposed::Adopted) => return Ok(None),
+            Ok(Proposed::Adopted(branch)) => {
+                exchange.adopt(branch);
+                return Ok(None);
+            }
             Err(AnswerError::Refused(refusal)) => draft_session_response::Message::Rejected(exchange.refuse(refusal)),
             Err(AnswerError::Failed(error)) => {
                 exchange.fail(&error);

@@ -56,7 +56,7 @@ impl Role for Verifying {
         self.0.base_len()
     }
 
-    async fn ahead(&mut self) -> Result<TargetSessionResponse, Status> {
+    async fn ahead(&mut self) -> Result<session::Unasked<TargetSessionResponse>, Status> {
         future::pending().await
     }
 

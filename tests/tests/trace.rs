@@ -5,6 +5,8 @@ mod process;
 #[path = "../../crates/service/tests/cli/running.rs"]
 mod running;
 
+#[path = "trace/ahead.rs"]
+mod ahead;
 #[path = "trace/raw.rs"]
 mod raw;
 #[path = "trace/registry.rs"]

@@ -193,7 +193,7 @@ impl DraftLink {
             base_len: committed.len() as u32,
             tokens: asked.tokens.clone(),
             gamma: gamma as u32,
-            trace: None,
+            trace: trace_context(span),
             branches: self.wish.branches as u32,
             verifying: None,
             min_confidence: self.wish.min_confidence,
@@ -215,7 +215,6 @@ impl DraftLink {
                 ..Proposed::default()
             };
         }
-        propose.trace = trace_context(span);
         let asked_bytes = propose.encoded_len();
         let message = Some(draft_session_request::Message::Propose(propose));
         let answer = match stream.duplex.send(DraftSessionRequest { message }) {

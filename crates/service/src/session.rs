@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{Answer, Cost, Open, OpenError, Pass, Refusal, Worker};
+use model::{Answer, BranchCost, Cost, Open, OpenError, Pass, Refusal, Worker};
 use opentelemetry::Value;
 use proto::v1;
 use speculative::roofline::{Placement, Roofs};
@@ -38,6 +38,9 @@ const OUTBOX: usize = 4;
 /// Spans of shared forwards that are kept: more than one pass has sessions.
 const MOST_SHARED_FORWARDS: usize = 1024;
 
+/// Branches of a session whose spans are kept: more than may wait for their verdict.
+const MOST_BRANCH_SPANS: usize = 256;
+
 /// What a stream of answers looks like to tonic.
 pub type Answers<T> = ReceiverStream<Result<T, Status>>;
 
@@ -63,7 +66,7 @@ pub trait Role: Sized + Send + 'static {
     fn base_len(&self) -> usize;
 
     /// What is sent unasked, when it is there; may never be. Loses nothing where it is dropped.
-    fn ahead(&mut self) -> impl Future<Output = Result<Self::Response, Status>> + Send;
+    fn ahead(&mut self) -> impl Future<Output = Result<Unasked<Self::Response>, Status>> + Send;
 
     /// Answers a message. `None` drops it: it is stale, a duplicate, or of a kind that this version does not know.
     fn answer(
@@ -71,6 +74,17 @@ pub trait Role: Sized + Send + 'static {
         request: Self::Request,
         desk: &mut Desk,
     ) -> impl Future<Output = Result<Option<Self::Response>, Status>> + Send;
+}
+
+/// A branch that goes out unasked.
+#[derive(Debug)]
+pub struct Unasked<R> {
+    /// The message.
+    pub response: R,
+    /// The branch's number in the session.
+    pub id: u64,
+    /// What it cost.
+    pub cost: BranchCost,
 }
 
 /// Starts the session of a stream and returns its answers; its headers go out now.
@@ -129,12 +143,12 @@ async fn exchange<R: Role>(
         return Err(Status::deadline_exceeded(format!("no open within {} s", OPEN_TIMEOUT.as_secs())));
     };
     let Some(first) = first? else { return Ok(()) };
-    let mut desk = Desk { host: host.clone(), method: R::METHOD, last_answered: 0, exchange: None };
+    let mut desk = Desk::new(host.clone(), R::METHOD);
     let (mut role, opened) = open::<R>(host, first, &mut desk).await?;
     send(outbox, opened).await?;
     desk.file();
     loop {
-        let Some(request) = next::<R>(host, requests, &mut role, outbox).await? else { return Ok(()) };
+        let Some(request) = next::<R>(requests, &mut role, &mut desk, outbox).await? else { return Ok(()) };
         if let Some(answer) = role.answer(request, &mut desk).await? {
             send(outbox, answer).await?;
         }
@@ -144,24 +158,28 @@ async fn exchange<R: Role>(
 
 /// The next message, or the end of a session that has been silent for too long. Meanwhile it goes on ahead.
 async fn next<R: Role>(
-    host: &Host,
     requests: &mut Streaming<R::Request>,
     role: &mut R,
+    desk: &mut Desk,
     outbox: &mpsc::Sender<Result<R::Response, Status>>,
 ) -> Result<Option<R::Request>, Status> {
-    let limit = host.worker()?.limits().idle_timeout;
+    let limit = desk.host.worker()?.limits().idle_timeout;
     let mut silence = pin!(time::sleep(limit));
     loop {
         // Nothing is prepared for a peer that does not read.
         let unasked = async {
             let place = outbox.reserve().await.map_err(|_| Status::cancelled("the peer has gone"))?;
-            place.send(Ok(role.ahead().await?));
-            Ok::<_, Status>(())
+            let Unasked { response, id, cost } = role.ahead().await?;
+            place.send(Ok(response));
+            Ok::<_, Status>((id, cost))
         };
         tokio::select! {
             biased;
             request = requests.message() => return request,
-            sent = unasked => sent?,
+            sent = unasked => {
+                let (id, cost) = sent?;
+                desk.file_branch(id, cost);
+            }
             () = &mut silence => {
                 let problem = format!("no message within idle_timeout, allowed: {} s", limit.as_secs_f64());
                 return Err(Status::deadline_exceeded(problem));
@@ -214,9 +232,19 @@ pub struct Desk {
     last_answered: u64,
     /// The message that is being answered, until its answer is on its way.
     exchange: Option<Exchange>,
+    /// The cycle that was asked for last: what is sent unasked belongs to it.
+    cycle: Option<TraceParent>,
+    /// The span of the branches that grew together last, and when they began.
+    growth: Option<(Instant, Reference)>,
+    /// The spans of the last branches.
+    branches: VecDeque<(u64, Reference)>,
 }
 
 impl Desk {
+    fn new(host: Host, method: &'static str) -> Self {
+        Self { host, method, last_answered: 0, exchange: None, cycle: None, growth: None, branches: VecDeque::new() }
+    }
+
     /// Takes up the message of `cycle`, unless it is stale or a duplicate; its number is used up either way.
     pub fn begin(&mut self, name: &'static str, cycle: u64, trace: Option<v1::TraceContext>) -> Option<&mut Exchange> {
         if cycle <= self.last_answered {
@@ -230,6 +258,7 @@ impl Desk {
 
     fn take_up(&mut self, name: &'static str, cycle: u64, parent: Option<TraceParent>) -> &mut Exchange {
         let parent = parent.filter(|_| self.host.tracer().is_on());
+        self.cycle.clone_from(&parent);
         let received = Instant::now();
         self.exchange.insert(Exchange {
             name,
@@ -239,12 +268,14 @@ impl Desk {
             told: Vec::new(),
             failure: None,
             answered: None,
+            adopted: None,
         })
     }
 
     /// Makes the spans of the message that was answered, and counts it. Nobody waits for that: its answer is on its way.
     fn file(&mut self) {
-        let Some(Exchange { name, received, parent, told, failure, answered, .. }) = self.exchange.take() else {
+        let Some(Exchange { name, received, parent, told, failure, answered, adopted, .. }) = self.exchange.take()
+        else {
             return;
         };
         let mut span = self.host.tracer().child_of_remote(name, parent.as_ref(), received);
@@ -254,12 +285,33 @@ impl Desk {
         if let Some(failure) = failure {
             span.fail(failure);
         }
+        if let Some((_, grown)) = adopted.and_then(|id| self.branches.iter().find(|(branch, _)| *branch == id)) {
+            span.link(grown);
+        }
         let Some((at, cost)) = answered else { return };
         if span.is_recording() {
             self.record(&span, received, &cost);
         }
         self.host.metrics().answered(name, at - received, cost.queue, span.trace_id().as_deref());
         span.end(at);
+    }
+
+    /// Makes the span of the branches that grew together, with the first of them.
+    fn file_branch(&mut self, id: u64, cost: BranchCost) {
+        let BranchCost { begun, server, batch_rows, .. } = cost;
+        if self.growth.as_ref().is_none_or(|(at, _)| *at != begun) {
+            let mut span = self.host.tracer().child_of_remote(span::ANTICIPATE, self.cycle.as_ref(), begun);
+            span.set(convention::RPC_SYSTEM, "grpc");
+            span.set(convention::RPC_METHOD, self.method);
+            span.set(spec::BATCH_ROWS, batch_rows as i64);
+            self.growth = span.reference().map(|reference| (begun, reference));
+            span.end(begun + server);
+        }
+        let Some((_, reference)) = &self.growth else { return };
+        if self.branches.len() == MOST_BRANCH_SPANS {
+            self.branches.pop_front();
+        }
+        self.branches.push_back((id, reference.clone()));
     }
 
     /// Queue and forwards become spans.
@@ -297,6 +349,8 @@ pub struct Exchange {
     failure: Option<String>,
     /// When it was answered, and what that cost.
     answered: Option<(Instant, Cost)>,
+    /// The branch that it takes for its proposal.
+    adopted: Option<u64>,
 }
 
 impl Exchange {
@@ -319,6 +373,11 @@ impl Exchange {
     pub fn refuse(&mut self, refusal: Refusal) -> v1::Rejected {
         self.tell(spec::REJECTED, refusal.detail.clone());
         wire::rejected(self.cycle, refusal)
+    }
+
+    /// A branch that was sent before is its answer: its span is tied to that one's.
+    pub fn adopt(&mut self, branch: Option<u64>) {
+        self.adopted = branch;
     }
 
     /// It could not be answered.

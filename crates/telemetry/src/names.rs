@@ -30,6 +30,8 @@ pub mod span {
     pub const QUEUE: &str = "queue";
     /// One forward pass.
     pub const FORWARD: &str = "forward";
+    /// Drafting ahead: branches that grew together, while their cycle's proposal was verified or after it.
+    pub const ANTICIPATE: &str = "anticipate";
 }
 
 /// Attributes of OpenTelemetry's GenAI (status: development) and RPC (status: stable) conventions.

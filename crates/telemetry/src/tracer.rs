@@ -230,6 +230,19 @@ impl Span {
         Some(reference)
     }
 
+    /// What others tie themselves to; `None` where nothing is recorded.
+    pub fn reference(&self) -> Option<Reference> {
+        let recording = self.0.as_ref().filter(|recording| recording.span.is_recording())?;
+        Some(Reference(recording.span.span_context().clone()))
+    }
+
+    /// Ties it to another span.
+    pub fn link(&mut self, Reference(linked): &Reference) {
+        if let Some(recording) = &mut self.0 {
+            recording.span.add_link(linked.clone(), Vec::new());
+        }
+    }
+
     /// Notes that something happened now.
     pub fn event(&mut self, name: &'static str, attributes: impl IntoIterator<Item = (&'static str, Value)>) {
         if let Some(recording) = &mut self.0 {

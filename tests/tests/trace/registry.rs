@@ -14,7 +14,7 @@ use outrider_tests::{
         talk::{self, DraftTalk, TargetTalk},
         within, worker,
     },
-    otlp::Receiver,
+    otlp::{Receiver, Stored},
 };
 use proto::v1::{
     DraftSessionRequest, Propose, TargetSessionRequest, TraceContext, Verify, draft_session_request,
@@ -43,38 +43,49 @@ fn listed(kind: &str) -> Keys {
 }
 
 /// Three services that export to one receiver.
-struct Exporting {
+pub(crate) struct Exporting {
     receiver: Receiver,
     tracers: BTreeMap<&'static str, Tracer>,
 }
 
 impl Exporting {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let receiver = Receiver::start().await.expect("a receiver");
         let tracer = |name| (name, Tracer::exporting(name, &receiver.endpoint()).expect("a tracer"));
         let tracers = [service::COORDINATOR, service::DRAFT, service::TARGET].map(tracer).into();
         Self { receiver, tracers }
     }
 
-    fn node(&self, side: Side, worker: Worker) -> Node {
+    pub(crate) fn node(&self, side: Side, worker: Worker) -> Node {
         let name = if side == Side::Draft { service::DRAFT } else { service::TARGET };
         let setup = Setup { tracer: self.tracers[name].clone(), ..Setup::default() };
         Node::start(side, setup, future::ready(Ok(worker)))
     }
 
     /// Runs a request; `seen` gets the number of characters as it grows.
-    async fn run(&self, pair: &Pair, request: Request, deadlines: Deadlines, seen: impl FnMut(usize)) -> Run {
+    pub(crate) async fn run(
+        &self,
+        pair: &Pair,
+        request: Request,
+        deadlines: Deadlines,
+        seen: impl FnMut(usize),
+    ) -> Run {
         let run = cluster::watch_traced(pair, &request, deadlines, &self.tracers[service::COORDINATOR], seen);
         within(LONG, run).await.expect("a run that goes on")
     }
 
-    /// What all spans and events had.
-    async fn seen(self) -> [Keys; 2] {
+    /// All spans.
+    pub(crate) async fn spans(self) -> Vec<Stored> {
         let tracers = self.tracers;
         let shut = move || tracers.values().for_each(Tracer::shutdown);
         tokio::task::spawn_blocking(shut).await.expect("no panic");
+        self.receiver.spans()
+    }
+
+    /// What all spans and events had.
+    async fn seen(self) -> [Keys; 2] {
         let [mut spans, mut events] = [Keys::new(), Keys::new()];
-        for stored in self.receiver.spans() {
+        for stored in self.spans().await {
             let keys = stored.keys().into_iter().map(str::to_owned);
             spans.entry(stored.span.name.clone()).or_default().extend(keys);
             for event in stored.span.events {
@@ -86,11 +97,11 @@ impl Exporting {
     }
 }
 
-fn draft() -> Worker {
+pub(crate) fn draft() -> Worker {
     worker(EmbeddedModel::Draft)
 }
 
-fn target() -> Worker {
+pub(crate) fn target() -> Worker {
     worker(EmbeddedModel::Target)
 }
 

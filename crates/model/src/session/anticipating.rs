@@ -42,8 +42,10 @@ pub struct Branch {
 }
 
 /// What branches that were drafted together cost.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct BranchCost {
+    /// When the first pass began: the same for all of them.
+    pub begun: Instant,
     /// In forward passes.
     pub forward: Duration,
     /// From the begin to the end of the last one.
@@ -291,7 +293,7 @@ impl Anticipation {
                     let id = self.tree.grow(&foreseen, tokens.clone(), ranked);
                     let at = cache.len() - gamma;
                     let Foreseen { parent, accepted, final_token, .. } = foreseen;
-                    let cost = BranchCost { forward, server, rows: gamma, batch_rows: rows };
+                    let cost = BranchCost { begun, forward, server, rows: gamma, batch_rows: rows };
                     let branch = Branch { id, parent, accepted, final_token, tokens, confidences, cost };
                     self.unsent.push_back(branch);
                     self.kept.insert(id, Kept { cache: Some(cache), at, path });

@@ -33,8 +33,9 @@ pub struct Propose {
 pub enum Proposed {
     /// The tokens, and the number that branches name them by; 0 where none will come.
     Answer(Box<Answer>, u64),
-    /// Nothing is to be answered: a branch that was sent before is the proposal.
-    Adopted,
+    /// Nothing is to be answered: the branch of this number, which was sent before, is the proposal. One that another session
+    /// was sent has none.
+    Adopted(Option<u64>),
 }
 
 /// The rules of a draft's session: what it has forwarded, and what of it a new `Propose` lets stand.
@@ -153,7 +154,7 @@ impl DraftSession {
             self.rules.adopt(message.tokens, held);
             return Ok(match (message.verifying, unsent) {
                 (None, Some(branch)) => Proposed::Answer(Box::new(branch.answer(message.gamma)), id),
-                _ => Proposed::Adopted,
+                _ => Proposed::Adopted(Some(id)),
             });
         }
 
@@ -165,7 +166,7 @@ impl DraftSession {
                 .answer(&mut self.lane, plan, Goal::Propose { gamma: 0, ranked: 0, min_confidence: 0.0 })
                 .await?;
             self.rules.adopt(message.tokens, verifying);
-            return Ok(Proposed::Adopted);
+            return Ok(Proposed::Adopted(None));
         }
         let ranked = if credit > 0 { MOST_RANKED } else { 0 };
         let goal = Goal::Propose { gamma: message.gamma, ranked, min_confidence: message.min_confidence };

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::median;
 use crate::{AnticipationOutcome, Cycle};
 
 /// What became of the verdicts that the draft could prepare for (DESIGN §6).
@@ -19,6 +20,8 @@ pub struct Anticipated {
     pub rows: u64,
     /// Those of branches that were never verified.
     pub wasted_rows: u64,
+    /// Median wall of the cycles whose proposal was a hit: no draft is in them.
+    pub median_hit_cycle_s: Option<f64>,
     /// What all hits together saved of waiting for proposals, as those that were waited for took.
     pub saved_s: f64,
 }
@@ -27,10 +30,14 @@ impl Anticipated {
     /// Over `cycles`; `None` where nothing could be drafted ahead.
     pub(crate) fn over(cycles: &[Cycle]) -> Option<Self> {
         let mut sum = Self::default();
+        let mut hits_s = Vec::new();
         for cycle in cycles {
             let Some(anticipation) = cycle.anticipation else { continue };
             match anticipation.outcome {
-                AnticipationOutcome::Hit => sum.hits += 1,
+                AnticipationOutcome::Hit => {
+                    sum.hits += 1;
+                    hits_s.push(cycle.wall.as_secs_f64());
+                }
                 AnticipationOutcome::LateHit => sum.late_hits += 1,
                 AnticipationOutcome::Miss => sum.misses += 1,
             }
@@ -39,11 +46,14 @@ impl Anticipated {
             sum.wasted_rows = sum.wasted_rows.saturating_sub(anticipation.used_rows);
             sum.saved_s += cycle.saved.as_secs_f64();
         }
+        sum.median_hit_cycle_s = median(&hits_s);
         sum.rated()
     }
 
-    /// Of several runs together.
+    /// Of several runs together; the median is that of their medians.
     pub(crate) fn sum(runs: impl Iterator<Item = Self>) -> Option<Self> {
+        let runs: Vec<Self> = runs.collect();
+        let median_hit_cycle_s = median(&runs.iter().filter_map(|run| run.median_hit_cycle_s).collect::<Vec<_>>());
         let add = |sum: Self, run: Self| Self {
             hits: sum.hits + run.hits,
             late_hits: sum.late_hits + run.late_hits,
@@ -51,9 +61,9 @@ impl Anticipated {
             rows: sum.rows + run.rows,
             wasted_rows: sum.wasted_rows + run.wasted_rows,
             saved_s: sum.saved_s + run.saved_s,
-            hit_rate: None,
+            ..Self::default()
         };
-        runs.reduce(add)?.rated()
+        Self { median_hit_cycle_s, ..runs.into_iter().reduce(add)? }.rated()
     }
 
     fn rated(self) -> Option<Self> {

@@ -37,6 +37,15 @@ peer *ARGS:
     cargo build --release --bins
     python3 tests/peer.py {{ARGS}}
 
+# One of the guide's studies on pinned processes: distance, grown, gamma or device
+study NAME *DIR:
+    docs/studies/run.sh {{NAME}} {{DIR}}
+
+# Emulated distance beside a proxy between network namespaces; needs root
+distance *ARGS:
+    cargo build --release --bins
+    tests/distance.py {{ARGS}}
+
 # Draft, target and coordinator as three processes on this machine
 local:
     deploy/local.sh

@@ -378,7 +378,14 @@ impl<'a> Generation<'a> {
         let most = (wanted - 1).min(draft.room(base_len)).min(self.pair.most_gamma());
         let (gamma, most) = match self.request.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
-            Gamma::Auto => (self.outlook.gamma(most), most),
+            Gamma::Auto => {
+                let trials = self.outlook.trials();
+                let gamma = self.outlook.gamma(most);
+                if self.outlook.trials() > trials {
+                    self.pair.tried();
+                }
+                (gamma, most)
+            }
         };
         cycle.wanted = gamma;
         let mut proposal = Proposed::default();
@@ -418,7 +425,8 @@ impl<'a> Generation<'a> {
             draft.learn(proposal.len(), verdict.accepted, cycle.target.round_trip());
         }
         cycle.end(proposal.len(), verdict.accepted);
-        let is_cold = self.cycles.last().is_none_or(|before| before.gamma == 0);
+        let unasked = self.cycles.last().is_none_or(|before| before.wanted == 0);
+        let is_cold = self.request.branches > 0 && unasked;
         let observed = cycle.observed(is_cold);
         if cycle.anticipation.is_some_and(|anticipation| anticipation.outcome != AnticipationOutcome::Miss) {
             let usual_s = self.outlook.draft_s(proposal.len());

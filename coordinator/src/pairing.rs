@@ -254,6 +254,11 @@ impl Pair {
         self.outlook.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// A request tries another γ: those to come wait with their trials.
+    pub(crate) fn tried(&self) {
+        self.outlook.lock().unwrap_or_else(PoisonError::into_inner).tried();
+    }
+
     /// Takes a cycle into account for the requests to come.
     pub(crate) fn learn(&self, cycle: &Observed) {
         self.outlook.lock().unwrap_or_else(PoisonError::into_inner).learn(cycle);

@@ -66,7 +66,9 @@ pub struct Break {
     pub wins: &'static str,
     /// Up to which distance the policy beats AR.
     pub beats_ar: Reach,
-    /// Up to which distance it beats the same γ, co-located.
+    /// The γ that is fastest co-located.
+    pub colocated_gamma: String,
+    /// Up to which distance it beats that.
     pub beats_colocated: Reach,
 }
 
@@ -129,6 +131,10 @@ pub fn simulate(
     progress: &Progress<'_>,
     cancelled: &AtomicBool,
 ) -> Result<Option<Simulated>, UnusableFit> {
+    if let Some(policy) = plan.policies.iter().find(|policy| policy.min_confidence > 0.0) {
+        let (policy, min_confidence) = (policy.name.clone(), policy.min_confidence);
+        return Err(UnusableFit::Confidence { policy, min_confidence });
+    }
     let settings = plan.settings();
     let mut jobs = Vec::new();
     for (at, setting) in settings.iter().enumerate() {
@@ -223,7 +229,7 @@ fn world(
         conditional_acceptance: fitted.times.conditional_acceptance.clone(),
         seed: plan.seed.wrapping_add(repetition as u64),
     };
-    Ok((world, fitted.times.curves()?))
+    Ok((world, fitted.times.curves(setting.placement)?))
 }
 
 /// A run as a study has it.
@@ -308,8 +314,15 @@ fn breaks(
         let Some(there) = settings.iter().find(there) else { continue };
         let variants = plan.variants(there);
         let variant = variants.iter().find(|of| of.policy.name == cell.policy && of.gamma.to_string() == cell.gamma);
-        let (world, times) = world(plan, there, variant, 1, fit, scale)?;
-        let comparison = Comparison::of(&world, &times)?;
+        let (apart, times) = world(plan, there, variant, 1, fit, scale)?;
+        let near = findings.cells.iter().filter(|of| {
+            let same = of.pair == *pair && (of.temperature, of.sessions) == (setting.temperature, setting.sessions);
+            same && of.placement == Placement::CoLocated && of.in_turn().is_some()
+        });
+        let near = near.max_by(|a, b| a.tokens_per_s.unwrap_or(0.0).total_cmp(&b.tokens_per_s.unwrap_or(0.0)));
+        let gamma = near.map_or(apart.gamma, |cell| cell.in_turn().map_or(apart.gamma, Gamma::Fixed));
+        let near_times = fit.of_pair(pair, setting.temperature)?.times.curves(Placement::CoLocated)?;
+        let comparison = Comparison::of((&apart, &times), (&World { gamma, ..apart.clone() }, &near_times))?;
         breaks.push(Break {
             pair: pair.clone(),
             temperature: setting.temperature,
@@ -325,6 +338,7 @@ fn breaks(
                 Setup::Distributed => "distributed",
             },
             beats_ar: comparison.break_even_ar.into(),
+            colocated_gamma: gamma.to_string(),
             beats_colocated: comparison.break_even_co_located.into(),
         });
     }

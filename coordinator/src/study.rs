@@ -55,6 +55,14 @@ pub enum StudyError {
     /// A pair, or a run of it.
     #[error(transparent)]
     Run(#[from] crate::Error),
+    /// Figures of two models do not go together.
+    #[error(
+        "pair {pair:?} was begun with other models, or with others' arithmetic, allowed: those, or another directory"
+    )]
+    OtherModels {
+        /// The pair's name.
+        pair: String,
+    },
     /// Models in a build without any.
     #[error("pair {pair:?} names models, allowed: addresses, as this build has no models of its own")]
     NoModels {
@@ -114,6 +122,9 @@ async fn measure(
     let prompts = prompts(plan, &near.tokenizer)?;
     let known = journal.records().pairs.iter().find(|facts| facts.name == pair.name).cloned();
     let facts = match known {
+        Some(facts) if facts.models != Models::of(&near, true) => {
+            return Err(StudyError::OtherModels { pair: pair.name.clone() });
+        }
         Some(facts) => facts,
         None => {
             progress(*done, plan.runs(), &format!("{}: roofs and a step of the target", pair.name));
@@ -198,19 +209,18 @@ async fn round(
         };
         (0..setting.sessions).map(request).collect()
     };
-    let pair = stage.pair((at, setting), None, step).await?;
-    let expected = at_once(&pair, requests(None)).await?;
-    let mut measured = Vec::new();
-    for turn in 0..variants.len() {
-        let number = (turn + repetition) % variants.len();
-        let variant = &variants[number];
-        let pair = stage.pair((at, setting), Some(variant), step).await?;
-        let runs = at_once(&pair, requests(Some(variant))).await?;
-        measured.push((number, Measured::of(Some(*variant), runs, Some(&expected))));
+    let all: Vec<Option<&Variant<'_>>> = [None].into_iter().chain(variants.iter().map(Some)).collect();
+    let mut runs: Vec<Vec<Run>> = all.iter().map(|_| Vec::new()).collect();
+    for turn in 0..all.len() {
+        let number = (turn + repetition) % all.len();
+        let pair = stage.pair((at, setting), all[number], step).await?;
+        runs[number] = at_once(&pair, requests(all[number])).await?;
     }
-    measured.sort_by_key(|(number, _)| *number);
-    let ar = Measured::of(None, expected, None);
-    Ok([ar].into_iter().chain(measured.into_iter().map(|(_, measured)| measured)).collect())
+    let mut runs = runs.into_iter();
+    let expected = runs.next().unwrap_or_default();
+    let measured: Vec<Measured> =
+        variants.iter().zip(runs).map(|(variant, runs)| Measured::of(Some(*variant), runs, Some(&expected))).collect();
+    Ok([Measured::of(None, expected, None)].into_iter().chain(measured).collect())
 }
 
 /// Runs all of them at once; in order.

@@ -30,9 +30,12 @@ start 0 7305 target-svc synthetic:grown-gpt2
 start 0 7306 draft-svc embedded:target
 for port in "${ports[@]}"; do
     for _ in $(seq 600); do
-        "$bin/outrider" health "http://127.0.0.1:$port" >/dev/null 2>&1 && break
+        "$bin/outrider" health "http://127.0.0.1:$port" >/dev/null 2>&1 && continue 2
+        kill -0 "${pids[@]}" || { echo "a service has stopped: is something else at its address?" >&2; exit 1; }
         sleep 0.1
     done
+    echo "nothing is ready at 127.0.0.1:$port" >&2
+    exit 1
 done
 
 taskset -c 0 "$bin/outrider" study "$plan" --output "$output"

@@ -70,6 +70,7 @@ pub(super) async fn generate(args: GenerateArgs) -> anyhow::Result<End> {
                 trace_cycles: args.services.trace_cycles,
                 ..Request::new(tokens, args.sampling.sampling())
             };
+            let request = if gamma.is_ar() { request.alone() } else { request };
             let shown = if args.chat { prompt + "\n" } else { prompt };
             write_text(&connected, &args.services, request, shown, args.json).await
         }

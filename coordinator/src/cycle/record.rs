@@ -178,7 +178,8 @@ impl Cycle {
         self.wall.saturating_sub(legs)
     }
 
-    /// What it shows of the times to come; `is_cold` says that the session's cycle before proposed nothing.
+    /// What it shows of the times to come; `is_cold` says that nothing was drafted ahead for it though it
+    /// might have been.
     pub(super) fn observed(&self, is_cold: bool) -> Observed {
         let drafted = |leg: Leg| Drafted {
             compute_s: leg.compute.as_secs_f64(),

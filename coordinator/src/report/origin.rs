@@ -54,7 +54,7 @@ impl From<speculative::Sampling> for Sampling {
 }
 
 /// The models of a run.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Models {
     /// `null` for AR.
     pub draft: Option<Model>,
@@ -63,7 +63,7 @@ pub struct Models {
 }
 
 /// A model, and what it computed on.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Model {
     /// Its name.
     pub name: String,

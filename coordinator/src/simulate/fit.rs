@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,9 @@ use crate::{
 
 /// The file that a simulation leaves what it was fitted with in, to be changed and given back.
 const NAME: &str = "fit.json";
+
+/// The longest step of plain decoding that is believed.
+const LONGEST_STEP_S: f64 = 60.0;
 
 /// What is known of pairs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -44,6 +48,8 @@ pub struct FittedTimes {
     pub target_pass: Vec<(f64, f64)>,
     /// A pass of the draft, likewise.
     pub draft_pass: Vec<(f64, f64)>,
+    /// A pass of the draft on the target's device; as `draft_pass` where nothing co-located was measured.
+    pub colocated_draft_pass: Vec<(f64, f64)>,
     /// What a proposal takes beside passes and distance.
     pub draft_around_s: f64,
     /// The same of a verdict.
@@ -100,6 +106,14 @@ pub enum UnusableFit {
         /// What is not there.
         lacks: &'static str,
     },
+    /// A policy that is not simulated.
+    #[error("min_confidence of policy {policy:?} is {min_confidence}, allowed in a simulation: 0")]
+    Confidence {
+        /// Its name.
+        policy: String,
+        /// Its threshold.
+        min_confidence: f32,
+    },
     /// What was fitted, or is to be simulated, cannot be.
     #[error(transparent)]
     World(#[from] InvalidWorld),
@@ -114,26 +128,32 @@ impl Fit {
         if !path.is_dir() {
             let unusable = |error| UnusableFit::File { path: path.to_owned(), error };
             let text = fs::read(path).map_err(unusable)?;
-            return Ok((serde_json::from_slice(&text).map_err(|error| unusable(error.into()))?, None));
+            let fit: Self = serde_json::from_slice(&text).map_err(|error| unusable(error.into()))?;
+            let impossible = fit.pairs.iter().find(|of| !(0.0..=LONGEST_STEP_S).contains(&of.facts.step_s));
+            if let Some(FittedPair { facts, .. }) = impossible {
+                let problem = format!("step_s is {}, allowed: 0 to {LONGEST_STEP_S}", facts.step_s);
+                return Err(unusable(io::Error::other(problem)));
+            }
+            return Ok((fit, None));
         }
         let records = Records::read(path)?;
         let plan =
             Plan::read(&records.begin.plan).map_err(|error| UnusableFit::Plan { path: path.to_owned(), error })?;
         let findings = Findings::of(&plan, &records);
-        Ok((Self::of(&findings)?, Some(findings)))
+        Ok((Self::of(&findings, plan.target_rtt)?, Some(findings)))
     }
 
-    /// From what was measured with one session where the draft is nearest.
+    /// From what was measured with one session where the draft is nearest, and the target `target_rtt` farther away than it is.
     ///
     /// # Errors
     /// A pair without AR, or without a fixed γ whose proposals are drafted in turn.
-    pub fn of(findings: &Findings) -> Result<Self, UnusableFit> {
+    pub fn of(findings: &Findings, target_rtt: Duration) -> Result<Self, UnusableFit> {
         let mut pairs: Vec<FittedPair> = Vec::new();
         for facts in &findings.pairs {
             for cell in findings.cells.iter().filter(|cell| cell.pair == facts.name) {
                 let temperature = cell.temperature;
                 if pairs.iter().all(|of| of.facts.name != facts.name || of.temperature != temperature) {
-                    let times = FittedTimes::of(findings, &facts.name, temperature)?;
+                    let times = FittedTimes::of(findings, &facts.name, temperature, target_rtt)?;
                     pairs.push(FittedPair { facts: facts.clone(), temperature, times });
                 }
             }
@@ -166,13 +186,10 @@ impl Fit {
 }
 
 impl FittedTimes {
-    fn of(findings: &Findings, pair: &str, temperature: f64) -> Result<Self, UnusableFit> {
+    fn of(findings: &Findings, pair: &str, temperature: f64, target_rtt: Duration) -> Result<Self, UnusableFit> {
         let lacks = |lacks| UnusableFit::Lacks { pair: pair.to_owned(), temperature, lacks };
-        let here = |cell: &&Cell| {
-            cell.pair == pair
-                && cell.temperature == temperature
-                && (cell.placement, cell.sessions) == (Placement::Distributed, 1)
-        };
+        let alone = |cell: &&Cell| (cell.pair.as_str(), cell.temperature, cell.sessions) == (pair, temperature, 1);
+        let here = |cell: &&Cell| alone(cell) && cell.placement == Placement::Distributed;
         let nearest_s = findings.cells.iter().filter(here).map(|cell| cell.rtt_s).fold(f64::INFINITY, f64::min);
         let near: Vec<&Cell> = findings.cells.iter().filter(here).filter(|cell| cell.rtt_s == nearest_s).collect();
         let ar = near.iter().find(|cell| cell.is_ar()).ok_or_else(|| lacks("no AR"))?;
@@ -183,31 +200,41 @@ impl FittedTimes {
         let target = [(1.0, ar)].into_iter().chain(fixed.iter().map(|(gamma, cell)| (gamma + 1.0, cell)));
         let target_pass =
             rising(target.filter_map(|(rows, cell)| Some((rows, cell.cycle.target_compute_s?))).collect());
-        let drafting: Vec<(f64, f64)> =
-            fixed.iter().filter_map(|(gamma, cell)| Some((*gamma, cell.cycle.draft_compute_s?))).collect();
-        let (step_s, beside_s) = line(&drafting);
-        // Not measured apart: its rows share a pass as the target's do.
+        let drafting = |cell: &Cell| Some((cell.in_turn()? as f64, cell.cycle.draft_compute_s?));
+        let (step_s, beside_s) = line(&fixed.iter().filter_map(|(_, cell)| drafting(cell)).collect::<Vec<_>>());
+        let near_target = findings.cells.iter().filter(alone).filter(|cell| cell.placement == Placement::CoLocated);
+        let near_target: Vec<(f64, f64)> = near_target.filter_map(drafting).collect();
+        let colocated_step_s = if near_target.is_empty() { step_s } else { line(&near_target).0 };
+        // Not measured apart: a draft's rows share a pass as the target's do.
         let one_s = target_pass.first().map_or(1.0, |first| first.1);
-        let draft_pass = target_pass.iter().map(|(rows, seconds)| (*rows, step_s * seconds / one_s)).collect();
+        let of_step =
+            |step_s: f64| target_pass.iter().map(|(rows, seconds)| (*rows, step_s * seconds / one_s)).collect();
+        let (draft_pass, colocated_draft_pass) = (of_step(step_s), of_step(colocated_step_s));
         let mean_of = |part: fn(&Cell) -> Option<f64>| {
             mean(&fixed.iter().filter_map(|(_, cell)| part(cell)).collect::<Vec<_>>()).unwrap_or(0.0)
         };
         let around_s = mean_of(|cell| Some(cell.cycle.draft_network_s? + cell.cycle.draft_queue_s?));
+        let target_around_s = mean_of(|cell| Some(cell.cycle.target_network_s? + cell.cycle.target_queue_s?));
         Ok(Self {
             target_pass,
             draft_pass,
+            colocated_draft_pass,
             draft_around_s: (around_s + beside_s - nearest_s).max(0.0),
-            target_around_s: mean_of(|cell| Some(cell.cycle.target_network_s? + cell.cycle.target_queue_s?)),
+            target_around_s: (target_around_s - target_rtt.as_secs_f64()).max(0.0),
             coordinator_s: mean_of(|cell| cell.cycle.coordinator_s),
             conditional_acceptance: acceptance(&fixed),
         })
     }
 
-    /// As the simulation takes them.
-    pub(super) fn curves(&self) -> Result<Times, InvalidWorld> {
+    /// As the simulation takes them, with the draft there.
+    pub(super) fn curves(&self, placement: Placement) -> Result<Times, InvalidWorld> {
+        let draft_pass = match placement {
+            Placement::Distributed => &self.draft_pass,
+            Placement::CoLocated => &self.colocated_draft_pass,
+        };
         Ok(Times {
             target_pass: PassCurve::new(self.target_pass.clone())?,
-            draft_pass: PassCurve::new(self.draft_pass.clone())?,
+            draft_pass: PassCurve::new(draft_pass.clone())?,
             draft_around_s: self.draft_around_s,
             target_around_s: self.target_around_s,
             coordinator_s: self.coordinator_s,
@@ -244,9 +271,11 @@ fn line(points: &[(f64, f64)]) -> (f64, f64) {
     }
 }
 
-/// The points with what falls evened out: neighbours that fall are given their mean (pool adjacent violators, Ayer et al. 1955).
+/// The points, those of equal size as one, with what falls evened out: neighbours that fall are given their mean (pool adjacent violators, Ayer et al. 1955).
 fn rising(mut points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let alike = points.chunk_by(|a, b| a.0 == b.0);
+    points = alike.map(|of| (of[0].0, of.iter().map(|point| point.1).sum::<f64>() / of.len() as f64)).collect();
     // Sums of seconds, and how many points they are of.
     let mut pools: Vec<(f64, usize)> = Vec::new();
     for (_, seconds) in &points {
@@ -268,7 +297,7 @@ mod tests {
 
     #[test]
     fn what_falls_is_evened_out() {
-        let points = vec![(1.0, 2.0), (3.0, 4.0), (5.0, 3.0), (7.0, 2.0), (9.0, 6.0)];
+        let points = vec![(1.0, 2.0), (3.0, 4.0), (5.0, 3.5), (5.0, 2.5), (7.0, 2.0), (9.0, 6.0)];
         assert_eq!(rising(points), vec![(1.0, 2.0), (3.0, 3.0), (5.0, 3.0), (7.0, 3.0), (9.0, 6.0)]);
     }
 

@@ -47,15 +47,14 @@ impl Prediction {
     /// Of the cells that `simulated` and `measured` both have. The nearest distributed setting with one session is what was
     /// fitted to.
     pub fn of(simulated: &Findings, measured: &Findings) -> Self {
-        let nearest_s = measured
-            .cells
-            .iter()
-            .filter(|cell| cell.placement == Placement::Distributed)
-            .map(|cell| cell.rtt_s)
-            .fold(f64::INFINITY, f64::min);
         let fitted_to = |cell: &Cell| {
-            let near = cell.placement == Placement::Distributed && cell.rtt_s == nearest_s;
-            near && cell.sessions == 1 && (cell.is_ar() || cell.in_turn().is_some())
+            let like = |other: &&Cell| {
+                (&other.pair, other.temperature, other.placement, other.sessions)
+                    == (&cell.pair, cell.temperature, Placement::Distributed, 1)
+            };
+            let nearest_s = measured.cells.iter().filter(like).map(|cell| cell.rtt_s).fold(f64::INFINITY, f64::min);
+            let near = cell.placement == Placement::Distributed && cell.sessions == 1 && cell.rtt_s == nearest_s;
+            near && (cell.is_ar() || cell.in_turn().is_some())
         };
         let both = |cell: &Cell| {
             let twin = measured.cells.iter().find(|other| cell.is_of_the_same(other))?;

@@ -60,6 +60,8 @@ pub struct Cell {
     pub branches: usize,
     /// Rounds.
     pub rounds: usize,
+    /// What ended proposals early; 0 is off.
+    pub min_confidence: f32,
     /// `gumbel` or `rejection`.
     pub coupling: &'static str,
     /// Rounds whose output was AR's; all of them, unless the coupling is by rejection or a target accepts by lot.
@@ -128,8 +130,10 @@ pub struct Winner {
     pub colocated: Option<Best>,
     /// The best of the distributed ones, over AR.
     pub distributed: Option<Best>,
-    /// `AR`, `co-located` or `distributed`.
+    /// The one with the greatest median: `AR`, `co-located` or `distributed`.
     pub wins: &'static str,
+    /// Whether its interval is above those of the others.
+    pub is_clear: bool,
 }
 
 /// The fastest of several cells.
@@ -208,6 +212,7 @@ fn cells(plan: &Plan, setting: &Setting, records: &Records) -> Vec<Cell> {
             gamma: of.gamma.clone(),
             branches: policy(&of.policy).map_or(0, |policy| policy.anticipate),
             rounds: runs.len(),
+            min_confidence: policy(&of.policy).map_or(0.0, |policy| policy.min_confidence),
             coupling: policy(&of.policy).map_or(Coupling::Gumbel, |policy| policy.coupling).as_str(),
             identical: runs.iter().filter(|run| run.identical).count(),
             tokens_per_s: median(&rates),
@@ -259,9 +264,10 @@ impl Cell {
                 == (&other.pair, &other.rtt, &other.policy, &other.gamma)
     }
 
-    /// The γ that was asked for in each cycle, where it was one, nothing was drafted ahead and the noise was shared.
+    /// The γ that was asked for in each cycle, where it was one, no proposal ended early, nothing was drafted
+    /// ahead and the noise was shared.
     pub fn in_turn(&self) -> Option<usize> {
-        let plain = self.branches == 0 && self.coupling == Coupling::Gumbel.as_str();
+        let plain = self.branches == 0 && self.min_confidence == 0.0 && self.coupling == Coupling::Gumbel.as_str();
         self.gamma.parse().ok().filter(|gamma| *gamma > 0 && plain)
     }
 }
@@ -287,7 +293,10 @@ fn theory(plan: &Plan, cells: &[Cell], records: &Records) -> Vec<TheoryPoint> {
                 .collect();
             let break_even_rtt_s = models
                 .iter()
-                .map(|(gamma, expected, times)| times.break_even_draft_rtt_s(*expected, *gamma as u32))
+                // Beyond the way that there is already.
+                .map(|(gamma, expected, times)| {
+                    times.break_even_draft_rtt_s(*expected, *gamma as u32) - times.rtt_draft_s
+                })
                 .fold(f64::NEG_INFINITY, f64::max);
             for rtt in &plan.rtts {
                 let rtt_s = rtt.duration(Duration::from_secs_f64(pair.step_s)).as_secs_f64();
@@ -327,12 +336,14 @@ fn winners(cells: &[Cell]) -> Vec<Winner> {
         let distributed = best(
             cells.iter().filter(same).filter(|cell| cell.placement == Placement::Distributed && cell.rtt == at.rtt),
         );
-        let speedup = |best: &Option<Best>| best.as_ref().map_or(0.0, |best| best.speedup);
-        let wins = match (speedup(&colocated), speedup(&distributed)) {
-            (near, far) if near.max(far) <= 1.0 => AR,
-            (near, far) if near > far => "co-located",
-            _ => "distributed",
+        // Median and interval of each over AR.
+        let of = |best: &Option<Best>| {
+            best.as_ref().map_or((0.0, [0.0; 2]), |best| (best.speedup, best.interval.unwrap_or_default()))
         };
+        let mut all = [(AR, (1.0, [1.0; 2])), ("co-located", of(&colocated)), ("distributed", of(&distributed))];
+        all.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
+        let [(wins, (_, [low, _])), others @ ..] = all;
+        let is_clear = others.iter().all(|(_, (_, [_, high]))| *high < low);
         Winner {
             pair: at.pair.clone(),
             temperature: at.temperature,
@@ -342,6 +353,7 @@ fn winners(cells: &[Cell]) -> Vec<Winner> {
             colocated,
             distributed,
             wins,
+            is_clear,
         }
     };
     settings.map(winner).collect()

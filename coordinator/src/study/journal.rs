@@ -146,7 +146,7 @@ pub enum UnusableJournal {
         error: serde_json::Error,
     },
     /// Figures of two machines do not go together.
-    #[error("{} was begun on another machine, {machine}, allowed: that machine, or another directory", path.display())]
+    #[error("{} was begun with {machine}, allowed: those, or another directory", path.display())]
     OtherMachine {
         /// The file.
         path: PathBuf,
@@ -171,28 +171,38 @@ impl Journal {
         let io = |error| UnusableJournal::Io { path: path.clone(), error };
         fs::create_dir_all(directory).map_err(io)?;
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(&path).map_err(io)?;
+        file.try_lock().map_err(|error| io(error.into()))?;
         let this = Begin::now(plan);
-        let (records, whole_bytes) = match read(&path)? {
-            (Some(records), bytes) => (records, bytes),
-            (None, _) => {
+        let (records, whole_bytes) = read(&path)?;
+        // Where nothing was measured nothing is lost.
+        let begun = records.filter(|records| !records.pairs.is_empty() || !records.rounds.is_empty());
+        let (records, whole_bytes) = match begun {
+            Some(records) => (records, whole_bytes),
+            None => {
                 let mut line = serde_json::to_vec(&Entry::Study(this.clone())).map_err(|error| io(error.into()))?;
                 line.push(b'\n');
-                fs::write(&path, &line).map_err(io)?;
+                file.set_len(0).map_err(io)?;
+                file.write_all(&line).map_err(io)?;
                 (Records { begin: this.clone(), pairs: Vec::new(), rounds: Vec::new() }, line.len())
             }
         };
         if records.begin.plan != plan {
             return Err(UnusableJournal::OtherPlan { path });
         }
-        if records.begin.machine != this.machine {
-            let Machine { processor, logical_processors, .. } = records.begin.machine;
-            let machine = format!("{processor} with {logical_processors} logical processors");
+        if (&records.begin.machine, &records.begin.version) != (&this.machine, &this.version) {
+            let Begin { version, machine: Machine { processor, logical_processors, .. }, .. } = records.begin;
+            let machine = format!("{processor} with {logical_processors} logical processors and Outrider {version}");
             return Err(UnusableJournal::OtherMachine { path, machine });
         }
         // A line without its end was being written when the study was broken off.
         file.set_len(whole_bytes as u64).map_err(io)?;
         file.seek(io::SeekFrom::End(0)).map_err(io)?;
         Ok(Self { file, path, records })
+    }
+
+    /// What is there, for good.
+    pub fn into_records(self) -> Records {
+        self.records
     }
 
     /// What is there.
@@ -252,12 +262,13 @@ impl Records {
 
 /// What stands in a journal, and up to which byte its lines are whole.
 fn read(path: &Path) -> Result<(Option<Records>, usize), UnusableJournal> {
-    let text = fs::read_to_string(path).map_err(|error| UnusableJournal::Io { path: path.to_owned(), error })?;
-    let whole_bytes = text.rfind('\n').map_or(0, |end| end + 1);
+    let text = fs::read(path).map_err(|error| UnusableJournal::Io { path: path.to_owned(), error })?;
+    let whole_bytes = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let mut records: Option<Records> = None;
-    for (at, line) in text[..whole_bytes].lines().enumerate() {
+    let lines = text[..whole_bytes].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    for (at, line) in lines.enumerate() {
         let unreadable = |error| UnusableJournal::Unreadable { path: path.to_owned(), line: at + 1, error };
-        match (serde_json::from_str(line).map_err(unreadable)?, &mut records) {
+        match (serde_json::from_slice(line).map_err(unreadable)?, &mut records) {
             (Entry::Study(begin), None) => records = Some(Records { begin, pairs: Vec::new(), rounds: Vec::new() }),
             (Entry::Pair(facts), Some(records)) => records.pairs.push(facts),
             (Entry::Round(round), Some(records)) => records.rounds.push(round),

@@ -43,6 +43,7 @@ pub fn page(findings: &Findings) -> Result<String, anyhow::Error> {
     for pair in &findings.pairs {
         let mut temperatures: Vec<f64> =
             findings.cells.iter().filter(|cell| cell.pair == pair.name).map(|cell| cell.temperature).collect();
+        temperatures.sort_by(f64::total_cmp);
         temperatures.dedup();
         for &temperature in &temperatures {
             let of = |cell: &&Cell| cell.pair == pair.name && cell.temperature == temperature;
@@ -86,9 +87,10 @@ impl Section<'_> {
         sessions
     }
 
-    /// In seconds.
+    /// To the draft where it is not co-located, in seconds.
     fn distances(&self) -> Vec<f64> {
-        let mut distances: Vec<f64> = self.cells.iter().map(|cell| cell.rtt_s).collect();
+        let far = self.cells.iter().filter(|cell| cell.placement == Placement::Distributed);
+        let mut distances: Vec<f64> = far.map(|cell| cell.rtt_s).collect();
         distances.sort_by(f64::total_cmp);
         distances.dedup();
         distances

@@ -41,7 +41,7 @@ pub struct Plan {
     /// Tokens of each run.
     #[serde(default = "usual::max_tokens")]
     pub max_tokens: usize,
-    /// Round k uses the seed plus k.
+    /// Session s of round k uses the seed plus k × sessions + s.
     #[serde(default)]
     pub seed: u64,
     /// The rounds take them in turn; without any, those of `outrider bench`.
@@ -80,8 +80,8 @@ pub struct PairPlan {
     pub draft: String,
     /// As `--target-model` or `--target` takes it.
     pub target: String,
-    /// The draft that shares the target's device, where that is another service: co-located runs use it. Without it they use
-    /// `draft`, with no distance.
+    /// The draft that shares the target's device, for addresses; without it nothing is co-located. Models in this process share
+    /// its processors anyway.
     pub colocated_draft: Option<String>,
     /// Threads of models in this process.
     pub threads: Option<std::num::NonZeroUsize>,
@@ -117,6 +117,11 @@ pub enum Rtt {
 }
 
 impl Rtt {
+    /// Whether it is none at all.
+    pub fn is_none(self) -> bool {
+        self.duration(Duration::from_secs(1)).is_zero()
+    }
+
     /// How long it is, where a step takes `step`.
     pub fn duration(self, step: Duration) -> Duration {
         match self {
@@ -201,6 +206,9 @@ impl Plan {
                 &format!("up to the shortest of rtts, {shortest:?}"),
             ));
         }
+        once("rtts", self.rtts.iter().map(|rtt| if rtt.is_none() { "0".to_owned() } else { rtt.to_string() }))?;
+        once("temperatures", self.temperatures.iter().map(f64::to_string))?;
+        once("sessions", self.sessions.iter().map(usize::to_string))?;
         named("pair", self.pairs.iter().map(|pair| pair.name.as_str()))?;
         named("policy", self.policies.iter().map(|policy| policy.name.as_str()))?;
         self.pairs.iter().try_for_each(PairPlan::check)?;
@@ -221,7 +229,9 @@ impl Plan {
             for &temperature in &self.temperatures {
                 for &sessions in &self.sessions {
                     let setting = |placement, rtt| Setting { pair, placement, temperature, rtt, sessions };
-                    settings.push(setting(Placement::CoLocated, Rtt::Fixed(Duration::ZERO)));
+                    if self.pairs[pair].is_colocatable() {
+                        settings.push(setting(Placement::CoLocated, Rtt::Fixed(Duration::ZERO)));
+                    }
                     settings.extend(self.rtts.iter().map(|&rtt| setting(Placement::Distributed, rtt)));
                 }
             }
@@ -274,6 +284,11 @@ pub struct Variant<'a> {
 }
 
 impl PairPlan {
+    /// Whether it is known how draft and target do on one device.
+    fn is_colocatable(&self) -> bool {
+        !self.is_remote() || self.colocated_draft.is_some()
+    }
+
     /// Whether both are services elsewhere.
     pub fn is_remote(&self) -> bool {
         is_address(&self.target)
@@ -302,6 +317,7 @@ impl Policy {
     fn check(&self) -> Result<(), UnusablePlan> {
         let field = |name: &str| format!("{name} of policy {:?}", self.name);
         within(&field("gamma (how many)"), self.gamma.len(), 1, 32)?;
+        once(&field("gamma"), self.gamma.iter().map(Gamma::to_string))?;
         let most = if self.coupling == Coupling::Rejection { 0 } else { MOST_BRANCHES };
         within(&field("anticipate"), self.anticipate, 0, most)?;
         match (0.0..=1.0).contains(&self.min_confidence) {
@@ -313,6 +329,17 @@ impl Policy {
 
 fn is_address(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
+}
+
+fn once(field: &str, values: impl Iterator<Item = String>) -> Result<(), UnusablePlan> {
+    let mut seen = HashSet::new();
+    for value in values {
+        if seen.contains(&value) {
+            return Err(refused(field, &format!("{value}, twice"), "each value once"));
+        }
+        seen.insert(value);
+    }
+    Ok(())
 }
 
 fn named<'a>(field: &str, names: impl Iterator<Item = &'a str>) -> Result<(), UnusablePlan> {
@@ -448,6 +475,8 @@ mod tests {
             ("name = \"ahead\"", "name = \"in turn\"", "name of a policy is in turn"),
             ("anticipate = 16", "anticipate = 1\ncoupling = \"rejection\"", "\"ahead\" is 1, allowed: 0 to 0"),
             ("anticipate = 16", "coupling = \"loose\"", "gumbel"),
+            ("\"2ms\"", "\"0 steps\"", "rtts is 0, twice, allowed: each value once"),
+            ("[2, 4, \"auto\"]", "[2, 4, 2]", "gamma of policy \"in turn\" is 2, twice"),
             ("title", "rounds = 3\ntitle", "unknown field `rounds`"),
             ("title", "jitter = \"3ms\"\ntitle", "jitter is 3ms, allowed: up to the shortest of rtts, 2ms"),
         ] {

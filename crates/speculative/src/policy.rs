@@ -78,7 +78,7 @@ pub struct Observed {
     pub draft: Option<Drafted>,
     /// How long the cycle waited for the proposal: less than the draft took where it was drafted ahead.
     pub waited_s: f64,
-    /// Whether nothing was proposed in the session's cycle before, so that nothing could be drafted ahead.
+    /// Whether its proposal could have been drafted ahead, had one been asked for in the session's cycle before.
     pub is_cold: bool,
     /// The target's forward pass and the choices from it.
     pub verify_s: f64,
@@ -264,19 +264,30 @@ impl Outlook {
             return best;
         }
         // Without a proposal nothing of the draft is seen; with one, its neighbours are.
+        let longer = (best + best.div_ceil(2)).min(most);
         let other = match (best, self.trials % 2) {
             (0, _) => self.best_from(1.min(most), most),
-            (_, 0) => (best + best.div_ceil(2)).min(most),
+            (_, 0) if longer > best => longer,
             (_, _) => best / 2,
         };
         let lost_s = self.cycle_s(other) * (1.0 - self.rate(other) / self.rate(best));
         if other != best && self.since_trial_s >= TRIAL_SPACING * TRIAL_LENGTH as f64 * lost_s {
-            (self.since_trial, self.since_trial_s) = (0, 0.0);
+            self.tried();
             self.trial = (other, TRIAL_LENGTH - 1);
-            self.trials += 1;
             return other;
         }
         best
+    }
+
+    /// Trials that have begun.
+    pub fn trials(&self) -> u64 {
+        self.trials
+    }
+
+    /// A trial has begun, of this or of a copy: the next one is later.
+    pub fn tried(&mut self) {
+        (self.since_trial, self.since_trial_s) = (0, 0.0);
+        self.trials += 1;
     }
 
     /// The γ, up to `most`, that promises the most tokens in its time.

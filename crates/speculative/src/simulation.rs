@@ -17,8 +17,7 @@
 //!   by place: at each position the draft ranks eight tokens by z + g, the greatest of a Gumbel process; the target chooses among
 //!   them, or another, by the odds exp((z + g) / σ), σ such that it chooses the first as often as is wanted. The draft ranks a
 //!   position in the same way whatever it follows. Rows differ in how sure they are, and that is what anticipation goes by.
-//! - All sessions share one outlook. A coordinator gives each request its own copy of what all have learnt, which then tries
-//!   other γ for itself.
+//! - Each session chooses γ by what it has learnt itself. A coordinator's requests begin with what those before them have learnt.
 //!
 //! Left out: bandwidth, the coordinator's and the network's own queues, deadlines, faults, confidence thresholds, contexts that
 //! are full, the memory that bounds how deep branches go, and branches' cost beside their rows.
@@ -109,7 +108,8 @@ pub struct Times {
     pub spread: f64,
 }
 
-/// What a pass takes by its rows: points, straight lines between them, and the last line beyond.
+/// What a pass takes by its rows: points, straight lines between them, and beyond them a line with the slope of all (least squares):
+/// that of the last two alone would be their noise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PassCurve(Vec<(f64, f64)>);
 
@@ -138,12 +138,26 @@ impl PassCurve {
     /// A pass of so many rows, in seconds.
     pub fn seconds(&self, rows: usize) -> f64 {
         let rows = rows as f64;
-        let points = &self.0;
-        let after = points.partition_point(|point| point.0 < rows).clamp(1, points.len().max(2) - 1);
-        match (points.get(after - 1), points.get(after)) {
-            (Some(a), Some(b)) => a.1 + (b.1 - a.1) * ((rows - a.0) / (b.0 - a.0)).max(0.0),
-            (only, _) => only.map_or(0.0, |only| only.1),
+        let after = self.0.partition_point(|point| point.0 < rows);
+        match (after.checked_sub(1).map(|before| self.0[before]), self.0.get(after)) {
+            (Some(a), Some(b)) => a.1 + (b.1 - a.1) * (rows - a.0) / (b.0 - a.0),
+            (None, Some(first)) => first.1,
+            (Some(last), None) => last.1 + self.slope() * (rows - last.0),
+            (None, None) => 0.0,
         }
+    }
+
+    /// Of the least-squares line through all points; seconds of a row.
+    fn slope(&self) -> f64 {
+        let count = self.0.len() as f64;
+        let (rows, seconds) =
+            self.0.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0 / count, sum.1 + point.1 / count));
+        let (mut variance, mut covariance) = (0.0, 0.0);
+        for point in &self.0 {
+            variance += (point.0 - rows).powi(2);
+            covariance += (point.0 - rows) * (point.1 - seconds);
+        }
+        if variance > 0.0 { covariance / variance } else { 0.0 }
     }
 }
 

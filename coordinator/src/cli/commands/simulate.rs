@@ -115,8 +115,9 @@ fn verdict(of: &Break) -> String {
     };
     format!(
         "{pair}, temperature {temperature}, sessions {sessions}, RTT {rtt} ({:.2} ms), {policy}, γ {gamma}: {wins} wins with AR {ar:.0}, \
-         co-located {near:.0}, distributed {far:.0} tokens/s; it {} and {}",
+         co-located {near:.0} (γ {}), distributed {far:.0} tokens/s; it {} and {}",
         1e3 * rtt_s,
+        of.colocated_gamma,
         reach(of.beats_ar, "AR"),
         reach(of.beats_colocated, "co-located")
     )

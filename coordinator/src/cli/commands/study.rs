@@ -14,7 +14,7 @@ use super::{print_json, print_text};
 use crate::{
     Access,
     cli::{End, args::StudyArgs},
-    study::{self, Findings, Journal, Plan, Winner},
+    study::{self, Findings, Journal, Plan, Records, Winner},
 };
 
 pub(in crate::cli) async fn study(args: StudyArgs) -> anyhow::Result<End> {
@@ -23,16 +23,17 @@ pub(in crate::cli) async fn study(args: StudyArgs) -> anyhow::Result<End> {
     let text = fs::read_to_string(&args.plan).with_context(|| format!("the plan {shown} cannot be read"))?;
     let plan = Plan::read(&text).with_context(|| format!("the plan {shown} cannot be used"))?;
     let directory = args.output.clone().unwrap_or_else(|| args.plan.with_extension(""));
-    let mut journal = Journal::open(&directory, &text)?;
-
-    let whole = if args.draw_only {
-        true
-    } else {
-        let access = Access { tls: args.trust.tls()?, ..Access::default() };
-        measure(&plan, &mut journal, &access).await?
+    let (records, whole) = match args.draw_only {
+        true => (Records::read(&directory)?, true),
+        false => {
+            let mut journal = Journal::open(&directory, &text)?;
+            let access = Access { tls: args.trust.tls()?, ..Access::default() };
+            let whole = measure(&plan, &mut journal, &access).await?;
+            (journal.into_records(), whole)
+        }
     };
-    let findings = Findings::of(&plan, journal.records());
-    let page = study::write(&directory, &findings, journal.records())?;
+    let findings = Findings::of(&plan, &records);
+    let page = study::write(&directory, &findings, &records)?;
     match args.json {
         true => print_json(&findings)?,
         false => print_text(&summary(&findings))?,
@@ -76,13 +77,14 @@ async fn measure(plan: &Plan, journal: &mut Journal, access: &Access) -> Result<
 fn summary(findings: &Findings) -> String {
     let mut lines = vec![findings.title.clone()];
     for winner in &findings.winners {
-        let Winner { pair, temperature, rtt, rtt_s, sessions, colocated, distributed, wins } = winner;
+        let Winner { pair, temperature, rtt, rtt_s, sessions, colocated, distributed, wins, is_clear } = winner;
+        let clear = if *is_clear { "" } else { " (intervals overlap)" };
         let best = |best: &Option<study::Best>| match best {
             Some(best) => format!("{:.2} × ({}, γ {})", best.speedup, best.policy, best.gamma),
             None => "none".to_owned(),
         };
         lines.push(format!(
-            "{pair}, temperature {temperature}, sessions {sessions}, RTT {rtt} ({:.2} ms): co-located {}, distributed {}: {wins}",
+            "{pair}, temperature {temperature}, sessions {sessions}, RTT {rtt} ({:.2} ms): co-located {}, distributed {}: {wins}{clear}",
             1e3 * rtt_s,
             best(colocated),
             best(distributed)

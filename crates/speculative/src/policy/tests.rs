@@ -165,6 +165,49 @@ fn policies_have_names() {
     }
 }
 
+/// Each request goes by a copy of what all have learnt; together they try no more than one would.
+#[test]
+fn short_requests_that_share_an_outlook_try_no_more_than_one() {
+    let hopeless = World { a: 0.02, rtt: 4.0, ..NEAR };
+    let mut shared = Outlook::new();
+    let (mut tried, mut cycles) = (0, 0);
+    for _ in 0..400 {
+        let mut own = shared.clone();
+        for _ in 0..20 {
+            let before = own.trials();
+            let gamma = own.gamma(MOST_GAMMA);
+            if own.trials() > before {
+                shared.tried();
+            }
+            let draft =
+                (gamma > 0).then_some(Drafted { compute_s: hopeless.step * gamma as f64, around_s: hopeless.rtt });
+            let waited_s = draft.map_or(0.0, |draft| draft.compute_s + draft.around_s);
+            let verify_s = hopeless.verify(gamma);
+            let seen = Observed { gamma, draft, waited_s, verify_s, batch_rows: 1 + gamma, ..Observed::default() };
+            own.learn(&seen);
+            shared.learn(&seen);
+            tried += u32::from(gamma > 0);
+            cycles += 1;
+        }
+    }
+    assert!((10..cycles / 100).contains(&tried), "{tried} of {cycles} cycles");
+}
+
+#[test]
+fn at_its_bound_it_tries_what_is_shorter() {
+    let sure = World { a: 1.0, step: 0.0, row: 0.0, ..NEAR };
+    let mut outlook = Outlook::new();
+    sure.run(&mut outlook, 4000, 8);
+    let mut seen: Vec<usize> = Vec::new();
+    for _ in 0..3000 {
+        let gamma = outlook.gamma(8);
+        seen.push(gamma);
+        let (verify_s, batch_rows, draft) = (sure.verify(gamma), 1 + gamma, Some(Drafted::default()));
+        outlook.learn(&Observed { gamma, accepted: gamma, draft, verify_s, batch_rows, ..Observed::default() });
+    }
+    assert!(seen.contains(&8) && seen.contains(&4), "only {seen:?}");
+}
+
 /// What is drafted ahead is not waited for, so distance does not make γ longer.
 #[test]
 fn what_is_drafted_ahead_costs_no_time() {

@@ -55,19 +55,26 @@ pub enum BreakEven {
 }
 
 impl Comparison {
-    /// Runs `world` in all three set-ups, and at other distances as often as a search by halves needs: some thirty times in all.
-    /// The models choose the same tokens in all runs.
+    /// Runs `apart` as it is and as AR, and `near` with its drafts on the targets' devices; then `apart` at other distances as often
+    /// as a search by halves needs: some thirty runs in all. The two worlds may differ in γ, and in what a draft's pass takes, as the
+    /// drafts' devices do. The models choose the same tokens in all runs.
     ///
     /// # Errors
     /// A field that has none of the values that it may have.
-    pub fn of(world: &World, times: &Times) -> Result<Self, InvalidWorld> {
-        world.validate()?;
-        times.validate()?;
-        let text = Text::new(world.seed, &world.conditional_acceptance);
-        let run = |world: &World| Run::new(world, times, &text).outcome();
-        let apart = World { placement: Placement::Apart, ..world.clone() };
+    pub fn of(
+        (apart, apart_times): (&World, &Times),
+        (near, near_times): (&World, &Times),
+    ) -> Result<Self, InvalidWorld> {
+        for (world, times) in [(apart, apart_times), (near, near_times)] {
+            world.validate()?;
+            times.validate()?;
+        }
+        let text = Text::new(apart.seed, &apart.conditional_acceptance);
+        let run = |world: &World| Run::new(world, apart_times, &text).outcome();
+        let apart = World { placement: Placement::Apart, ..apart.clone() };
+        let near = World { placement: Placement::CoLocated, branches: 0, ..near.clone() };
         let ar = run(&World { gamma: Gamma::Fixed(0), ..apart.clone() });
-        let co_located = run(&World { placement: Placement::CoLocated, branches: 0, ..apart.clone() });
+        let co_located = Run::new(&near, near_times, &text).outcome();
         let distributed = run(&apart);
         let break_even = |baseline: &Outcome| {
             let wins = |rtt_s: f64| {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Verdict,
-    policy::{Gamma, MOST_GAMMA, Outlook},
+    policy::{Gamma, MOST_GAMMA},
     portable::{exp, normal_quantile},
 };
 
@@ -24,7 +24,6 @@ pub(super) struct Run<'a> {
     sessions: Vec<Session>,
     /// Targets first, then drafts on servers of their own.
     servers: Vec<Server>,
-    outlook: Outlook,
     tally: Tally,
 }
 
@@ -64,7 +63,6 @@ impl<'a> Run<'a> {
             clock: Clock::new(),
             sessions: (0..world.sessions).map(|id| Session::new(id, world.longest(), world.branches)).collect(),
             servers: (0..world.targets + drafts).map(|_| Server::default()).collect(),
-            outlook: Outlook::new(),
             tally: Tally::default(),
         }
     }
@@ -95,12 +93,12 @@ impl<'a> Run<'a> {
 impl Run<'_> {
     fn propose(&mut self, id: usize) {
         let session = &mut self.sessions[id];
-        let is_cold = session.cycle.proposed == 0;
+        let is_cold = self.world.branches > 0 && session.cycle.proposed == 0;
         session.cycle = Cycle { begun_s: self.clock.now_s(), is_cold, ..Cycle::default() };
         let most = (self.world.longest() - session.committed - 1).min(MOST_GAMMA);
         let (gamma, most) = match self.world.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
-            Gamma::Auto => (self.outlook.gamma(most), most),
+            Gamma::Auto => (session.outlook.gamma(most), most),
         };
         if gamma == 0 {
             return self.window(id, 0);
@@ -173,7 +171,7 @@ impl Run<'_> {
         let is_done = session.committed == self.world.longest();
         self.tally.cycle(proposed, verdict.accepted, [draft.unwrap_or_default(), target], wall_s);
         if self.world.gamma == Gamma::Auto {
-            self.outlook.learn(&cycle.observed(verdict.accepted, target, batch_rows, coordinator_s));
+            session.outlook.learn(&cycle.observed(verdict.accepted, target, batch_rows, coordinator_s));
         }
         match is_done {
             true => self.send(id, Side::Draft, Way::There, Event::Close(id)),

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     TokenId,
     philox::stream,
-    policy::{Drafted, Observed},
+    policy::{Drafted, Observed, Outlook},
 };
 
 /// One session.
@@ -23,6 +23,8 @@ pub(super) struct Session {
     pub(super) asked: Option<Asked>,
     pub(super) ahead: Ahead,
     pub(super) draft: Draft,
+    /// What it has learnt, where it chooses γ.
+    pub(super) outlook: Outlook,
     /// To the draft and to the target.
     pub(super) links: [Link; 2],
     /// When its last cycle ended.
@@ -42,7 +44,7 @@ pub(super) struct Cycle {
     pub(super) begun_s: f64,
     /// Tokens that are verified.
     pub(super) proposed: usize,
-    /// Whether nothing was in the one before.
+    /// Whether nothing was in the one before, where something could have been drafted ahead.
     pub(super) is_cold: bool,
     /// Where the draft was waited for.
     pub(super) draft: Option<Leg>,
@@ -116,6 +118,7 @@ impl Session {
             asked: None,
             ahead: Ahead::default(),
             draft: Draft::new(longest, branches),
+            outlook: Outlook::new(),
             links: [Side::Draft, Side::Target].map(|side| Link::new(id, side)),
             ended_s: 0.0,
         }

@@ -157,7 +157,10 @@ fn spread_and_jitter_keep_their_means() {
 fn passes_take_what_the_curve_says() {
     let curve = PassCurve::new(vec![(2.0, 1.0), (4.0, 2.0), (8.0, 6.0)]).unwrap();
     let seconds = [1, 2, 3, 4, 6, 8, 10].map(|rows| curve.seconds(rows));
-    assert_eq!(seconds, [1.0, 1.0, 1.5, 2.0, 4.0, 6.0, 8.0]);
+    // Beyond, with the slope of all three: 16 / 56 × … of (-8/3, -2), (-2/3, -1), (10/3, 3).
+    let slope = (16.0 / 3.0 + 2.0 / 3.0 + 10.0) / (64.0 / 9.0 + 4.0 / 9.0 + 100.0 / 9.0);
+    assert_eq!(seconds[..6], [1.0, 1.0, 1.5, 2.0, 4.0, 6.0]);
+    assert_near(seconds[6], 6.0 + 2.0 * slope, 1e-12, "beyond");
     let constant = PassCurve::constant(3.0).unwrap();
     assert_eq!([1, 2, 99].map(|rows| constant.seconds(rows)), [3.0; 3]);
     let wrong = [vec![], vec![(1.0, 0.0)], vec![(2.0, 1.0), (2.0, 2.0)], vec![(1.0, 2.0), (2.0, 1.0)]];
@@ -182,7 +185,7 @@ fn what_cannot_be_is_named() {
     ] {
         let error = wrong.run(&times()).unwrap_err();
         assert_eq!(error.field, field);
-        assert_eq!(Comparison::of(&wrong, &times()).unwrap_err(), error);
+        assert_eq!(Comparison::of((&wrong, &times()), (&wrong, &times())).unwrap_err(), error);
     }
     let error = world().run(&Times { spread: -0.1, ..times() }).unwrap_err();
     assert_eq!(error.to_string(), "spread is -0.1, allowed: 0 to 2");

@@ -70,7 +70,7 @@ fn a_draft_that_many_share_is_waited_for() {
 fn co_located_drafts_beat_distant_ones_as_fast() {
     for gamma in [2, 4, 8] {
         let world = World { tokens: 2000, ..with(gamma, world()) };
-        let comparison = Comparison::of(&world, &times()).unwrap();
+        let comparison = Comparison::of((&world, &times()), (&world, &times())).unwrap();
         assert_eq!(comparison.break_even_co_located, BreakEven::Never);
         assert_eq!(comparison.best(), Setup::CoLocated);
         let beside = World { draft_rtt: Distance::default(), ..world }.run(&times()).unwrap();
@@ -82,7 +82,7 @@ fn co_located_drafts_beat_distant_ones_as_fast() {
 fn the_break_even_distance_is_the_formulas() {
     for (gamma, a) in [(2, 0.7), (4, 0.85), (8, 0.95)] {
         let world = World { conditional_acceptance: vec![a], ..with(gamma, world()) };
-        let comparison = Comparison::of(&world, &times()).unwrap();
+        let comparison = Comparison::of((&world, &times()), (&world, &times())).unwrap();
         let expected = expected_tokens(&comparison.distributed.acceptance.survival());
         let around_s = times().draft_around_s;
         let rtt_s = cycle_times(&world, gamma).break_even_draft_rtt_s(expected, gamma as u32) - around_s;
@@ -90,7 +90,7 @@ fn the_break_even_distance_is_the_formulas() {
         assert_near(seen_s, rtt_s, 0.01, "break-even RTT");
     }
     let hopeless = World { conditional_acceptance: vec![0.05], ..world() };
-    let comparison = Comparison::of(&hopeless, &times()).unwrap();
+    let comparison = Comparison::of((&hopeless, &times()), (&hopeless, &times())).unwrap();
     assert_eq!((comparison.break_even_ar, comparison.best()), (BreakEven::Never, Setup::Ar));
 }
 
@@ -101,7 +101,7 @@ fn capacity_is_worth_a_distance() {
     let times =
         Times { target_pass: PassCurve::new(vec![(1.0, 4e-3), (40.0, 8e-3)]).unwrap(), draft_pass: each, ..times() };
     let world = World { sessions: 8, drafts: 8, tokens: 200, ..world() };
-    let comparison = Comparison::of(&world, &times).unwrap();
+    let comparison = Comparison::of((&world, &times), (&world, &times)).unwrap();
     assert_eq!(comparison.best(), Setup::Distributed);
     assert!(matches!(comparison.break_even_co_located, BreakEven::At(rtt_s) if rtt_s > STEP_S), "{comparison:?}");
 }

@@ -127,7 +127,7 @@ const FIRST_GAMMAS: [usize; 4] = [2, 2, 4, 0];
 const TRIAL_SPACING: f64 = 100.0;
 
 /// Cycles between two trials, at least.
-const TRIAL_CYCLES: u64 = 64;
+const TRIAL_CYCLES: u64 = 16;
 
 /// Cycles of a trial. The first one is cold where nothing was proposed before: what is drafted ahead shows from the second on.
 const TRIAL_LENGTH: u64 = 4;
@@ -143,8 +143,10 @@ pub struct Outlook {
     cycles: u64,
     /// Of each place of the window.
     places: [Place; MOST_GAMMA],
-    /// The target's pass by its rows.
+    /// The target's pass by its rows, and what passes of any size take now over that: a machine's speed changes for all of them,
+    /// those that are not seen as well.
     verify: Curve,
+    pace: Average,
     /// Around the target's pass.
     around_s: Average,
     /// The draft's time for a token, and around all of them.
@@ -207,6 +209,7 @@ impl Outlook {
             cycles: 0,
             places: [Place::default(); MOST_GAMMA],
             verify: Curve::new(),
+            pace: Average::default(),
             around_s: Average::default(),
             draft_step_s: Average::default(),
             draft_around_s: Average::default(),
@@ -227,9 +230,12 @@ impl Outlook {
         self.since_trial += 1;
         self.since_trial_s += verify_s + around_s + waited_s;
         let rows = batch_rows.max(1);
-        let expected_s = self.verify.seconds(rows as f64);
-        let most_s = if expected_s > 0.0 { LONGEST_SURPRISE * expected_s } else { verify_s };
-        self.verify.learn(rows, verify_s.min(most_s));
+        let expected_s = self.verify.seconds(rows as f64) * self.pace.get_or(1.0);
+        let verify_s = if expected_s > 0.0 { verify_s.min(LONGEST_SURPRISE * expected_s) } else { verify_s };
+        if expected_s > 0.0 {
+            self.pace.learn(verify_s / self.verify.seconds(rows as f64));
+        }
+        self.verify.learn(rows, verify_s / self.pace.get_or(1.0));
         self.around_s.learn_time(around_s);
         self.sessions.learn(rows as f64 / (1 + gamma) as f64);
         if gamma == 0 {
@@ -265,9 +271,11 @@ impl Outlook {
         }
         // Without a proposal nothing of the draft is seen; with one, its neighbours are.
         let longer = (best + best.div_ceil(2)).min(most);
-        let other = match (best, self.trials % 2) {
+        // Plain decoding too, as what all else is held to: a machine may have changed its speed since it was seen.
+        let other = match (best, self.trials % 3) {
             (0, _) => self.best_from(1.min(most), most),
-            (_, 0) if longer > best => longer,
+            (_, 0) => 0,
+            (_, 1) if longer > best => longer,
             (_, _) => best / 2,
         };
         let lost_s = self.cycle_s(other) * (1.0 - self.rate(other) / self.rate(best));
@@ -338,7 +346,7 @@ impl Outlook {
             0 => 0.0,
             _ => self.waited.seconds(gamma as f64),
         };
-        self.verify.seconds(rows) + self.around_s.get() + draft_s
+        self.pace.get_or(1.0) * self.verify.seconds(rows) + self.around_s.get() + draft_s
     }
 }
 
@@ -355,7 +363,11 @@ impl Average {
     }
 
     fn get(&self) -> f64 {
-        self.value.unwrap_or(0.0)
+        self.get_or(0.0)
+    }
+
+    fn get_or(&self, otherwise: f64) -> f64 {
+        self.value.unwrap_or(otherwise)
     }
 }
 

@@ -12,11 +12,15 @@ struct World {
     row: f64,
     /// Other sessions, which choose as this one.
     others: usize,
+    /// How far a time may be from what it is on average, as a share of that.
+    noise: f64,
+    /// What a pass takes, of either model, over what it takes on a machine that is left alone.
+    slow: f64,
 }
 
 impl World {
     fn verify(self, gamma: usize) -> f64 {
-        1.0 + self.row * ((1 + self.others) * (1 + gamma) - 1) as f64
+        self.slow * (1.0 + self.row * ((1 + self.others) * (1 + gamma) - 1) as f64)
     }
 
     fn cycle(self, gamma: usize) -> f64 {
@@ -43,9 +47,9 @@ impl World {
             let gamma = outlook.gamma(MOST_GAMMA);
             let accepted = (0..gamma).take_while(|_| chance() < self.a).count();
             // Times that vary as those of a busy machine do.
-            let mut noisy = |time: f64| time * (0.9 + 0.2 * chance());
+            let mut noisy = |time: f64| time * (1.0 - self.noise + 2.0 * self.noise * chance());
             let (verify_s, compute_s, around_s) =
-                (noisy(self.verify(gamma)), noisy(self.step * gamma as f64), noisy(self.rtt));
+                (noisy(self.verify(gamma)), noisy(self.slow * self.step * gamma as f64), noisy(self.rtt));
             let draft = (gamma > 0).then_some(Drafted { compute_s, around_s });
             let waited_s = draft.map_or(0.0, |draft| draft.compute_s + draft.around_s);
             time += verify_s + waited_s;
@@ -67,7 +71,7 @@ impl World {
     }
 }
 
-const NEAR: World = World { a: 0.7, step: 0.1, rtt: 0.0, row: 0.03, others: 0 };
+const NEAR: World = World { a: 0.7, step: 0.1, rtt: 0.0, row: 0.03, others: 0, noise: 0.1, slow: 1.0 };
 
 #[test]
 fn it_finds_the_best_at_every_distance() {
@@ -78,6 +82,28 @@ fn it_finds_the_best_at_every_distance() {
             let (gamma, best) = world.best();
             assert!(rate > 0.97 * best, "RTT {rtt}, a {a}: {rate} where γ {gamma} gives {best}");
         }
+    }
+}
+
+/// A machine that is slow for a while makes what is done meanwhile look worse than what was done before. Plain decoding must be tried
+/// again then as anything else.
+#[test]
+fn where_the_machine_changes_its_speed_it_comes_back_to_plain_decoding() {
+    for seed in 1..=8 {
+        let mut outlook = Outlook::new();
+        let world = World { rtt: 6.0, a: 0.86, step: 0.06, row: 0.15, noise: 0.3, ..NEAR };
+        let (mut tokens, mut time) = (0.0, 0.0);
+        for phase in 0..30 {
+            let slow = if phase % 2 == 0 { 1.0 } else { 1.8 };
+            let world = World { slow, ..world };
+            let rate = world.run(&mut outlook, 600, seed * 100 + phase);
+            tokens += 600.0;
+            time += 600.0 / rate;
+        }
+        let plain = 2.0 / (1.0 + 1.8);
+        let share = tokens / time / plain;
+        println!("seed {seed}: {share} of plain decoding");
+        assert!(share > 0.95, "seed {seed}: {share} of plain decoding");
     }
 }
 

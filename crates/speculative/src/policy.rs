@@ -115,13 +115,14 @@ const PRIOR_PROPOSALS: f64 = 2.0;
 const POOLED_PROPOSALS: f64 = 16.0;
 
 /// For how many of its size the line through all counts at each size.
-const LINE_COUNTS: f64 = 8.0;
+const LINE_COUNTS: f64 = 4.0;
 
 /// The greatest size that is told apart.
 const MOST_SIZES: usize = 512;
 
-/// What the first cycles propose, to see what each part costs.
-const FIRST_GAMMAS: [usize; 4] = [2, 2, 4, 0];
+/// What the first cycles propose, to see what each part costs; plain decoding most often, because all is held to it and it costs
+/// least.
+const FIRST_GAMMAS: [usize; 9] = [2, 2, 4, 0, 0, 0, 0, 0, 0];
 
 /// Another γ is tried when the time since the last trial is so many times what the trial is expected to lose.
 const TRIAL_SPACING: f64 = 100.0;
@@ -131,6 +132,9 @@ const TRIAL_CYCLES: u64 = 16;
 
 /// Cycles of a trial. The first one is cold where nothing was proposed before: what is drafted ahead shows from the second on.
 const TRIAL_LENGTH: u64 = 4;
+
+/// The same of plain decoding, whose cycles are short.
+const PLAIN_TRIAL_LENGTH: u64 = 6;
 
 /// What is known of draft, target and the links between, from the cycles that were seen: which γ promises most.
 ///
@@ -143,12 +147,10 @@ pub struct Outlook {
     cycles: u64,
     /// Of each place of the window.
     places: [Place; MOST_GAMMA],
-    /// The target's pass by its rows, and what passes of any size take now over that: a machine's speed changes for all of them,
-    /// those that are not seen as well.
-    verify: Curve,
+    /// A verdict by the rows of its pass, and what verdicts of any size take now over that: a machine's speed changes for all of
+    /// them, those that are not seen as well.
+    verdict: Curve,
     pace: Average,
-    /// Around the target's pass.
-    around_s: Average,
     /// The draft's time for a token, and around all of them.
     draft_step_s: Average,
     draft_around_s: Average,
@@ -208,9 +210,8 @@ impl Outlook {
         Self {
             cycles: 0,
             places: [Place::default(); MOST_GAMMA],
-            verify: Curve::new(),
+            verdict: Curve::new(),
             pace: Average::default(),
-            around_s: Average::default(),
             draft_step_s: Average::default(),
             draft_around_s: Average::default(),
             waited: Curve::new(),
@@ -230,13 +231,15 @@ impl Outlook {
         self.since_trial += 1;
         self.since_trial_s += verify_s + around_s + waited_s;
         let rows = batch_rows.max(1);
-        let expected_s = self.verify.seconds(rows as f64) * self.pace.get_or(1.0);
-        let verify_s = if expected_s > 0.0 { verify_s.min(LONGEST_SURPRISE * expected_s) } else { verify_s };
-        if expected_s > 0.0 {
-            self.pace.learn(verify_s / self.verify.seconds(rows as f64));
+        let usual_s = self.verdict.seconds(rows as f64);
+        let mut verdict_s = verify_s + around_s;
+        if usual_s > 0.0 {
+            let pace = self.pace.get_or(1.0);
+            verdict_s = verdict_s.min(LONGEST_SURPRISE * usual_s * pace);
+            // What was not seen lately tells what such a pass takes, not how fast the machine is.
+            self.pace.learn(pace + self.verdict.trust(rows) * (verdict_s / usual_s - pace));
         }
-        self.verify.learn(rows, verify_s / self.pace.get_or(1.0));
-        self.around_s.learn_time(around_s);
+        self.verdict.learn(rows, verdict_s / self.pace.get_or(1.0));
         self.sessions.learn(rows as f64 / (1 + gamma) as f64);
         if gamma == 0 {
             self.waited.fade();
@@ -279,9 +282,10 @@ impl Outlook {
             (_, _) => best / 2,
         };
         let lost_s = self.cycle_s(other) * (1.0 - self.rate(other) / self.rate(best));
-        if other != best && self.since_trial_s >= TRIAL_SPACING * TRIAL_LENGTH as f64 * lost_s {
+        let length = if other == 0 { PLAIN_TRIAL_LENGTH } else { TRIAL_LENGTH };
+        if other != best && self.since_trial_s >= TRIAL_SPACING * length as f64 * lost_s {
             self.tried();
-            self.trial = (other, TRIAL_LENGTH - 1);
+            self.trial = (other, length - 1);
             return other;
         }
         best
@@ -346,7 +350,7 @@ impl Outlook {
             0 => 0.0,
             _ => self.waited.seconds(gamma as f64),
         };
-        self.pace.get_or(1.0) * self.verify.seconds(rows) + self.around_s.get() + draft_s
+        self.pace.get_or(1.0) * self.verdict.seconds(rows) + draft_s
     }
 }
 
@@ -409,12 +413,18 @@ impl Curve {
             return 0.0;
         }
         let off = |size: usize| {
-            let Beside { mean_s, count } = self.beside.get(size.max(1) - 1).copied().unwrap_or_default();
-            (mean_s - self.line(size as f64)) * count / (count + LINE_COUNTS)
+            let Beside { mean_s, .. } = self.beside.get(size.max(1) - 1).copied().unwrap_or_default();
+            (mean_s - self.line(size as f64)) * self.trust(size)
         };
         let (below, between) = (size.floor(), size.fract());
         let off = (1.0 - between) * off(below as usize) + between * off(below as usize + 1);
         (self.line(size) + off).max(0.0)
+    }
+
+    /// How much what was seen of a size counts there beside the line, 0 to 1.
+    fn trust(&self, size: usize) -> f64 {
+        let count = self.beside.get(size.max(1) - 1).map_or(0.0, |beside| beside.count);
+        count / (count + LINE_COUNTS)
     }
 
     /// The least-squares line, which never falls.

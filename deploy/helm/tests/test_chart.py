@@ -114,6 +114,7 @@ class Valid(unittest.TestCase):
             ("common.grace=ten", "grace"),
             ("coordinator.placement=node", "placement"),
             ("coordinator.gamma=33", "gamma"),
+            ("coordinator.anticipate=65", "anticipate"),
             ("coordinator.service.httpPort=70000", "httpPort"),
             ("target.model.source=ftp", "source"),
             ("target.model.download.sha256=abc", "sha256"),

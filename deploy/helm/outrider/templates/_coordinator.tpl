@@ -18,7 +18,7 @@
 - --ar
 {{- end }}
 {{- if include "outrider.hasDraft" $root }}
-{{- include "outrider.flags" (list . (list "gamma")) }}
+{{- include "outrider.flags" (list . (list "gamma" "anticipate")) }}
 {{- end }}
 {{- include "outrider.flags" (list . (list
   "maxConcurrent" "requestTimeout" "draftDeadline" "targetDeadline" "headerTimeout" "maxBodyBytes" "traceCycles"

@@ -34,7 +34,7 @@ pub use plan::{PairPlan, Placement, Plan, Policy, Rtt, Setting, UnusablePlan, Va
 use crate::{
     Access, Deadlines, Pair, PairRoofs, Request, Run, StopReason, TraceCycles, bench,
     cycle::generate,
-    report::{Models, median},
+    report::{Model, Models, median},
     text,
 };
 use stage::Stage;
@@ -120,15 +120,16 @@ async fn measure(
 ) -> Result<(), StudyError> {
     let near = stage.near().await?;
     let prompts = prompts(plan, &near.tokenizer)?;
+    let models = (Models::of(&near, true), stage.colocated_draft().await?);
     let known = journal.records().pairs.iter().find(|facts| facts.name == pair.name).cloned();
     let facts = match known {
-        Some(facts) if facts.models != Models::of(&near, true) => {
+        Some(facts) if (&facts.models, &facts.colocated_draft) != (&models.0, &models.1) => {
             return Err(StudyError::OtherModels { pair: pair.name.clone() });
         }
         Some(facts) => facts,
         None => {
             progress(*done, plan.runs(), &format!("{}: roofs and a step of the target", pair.name));
-            let facts = facts(plan, pair, &near, &prompts).await?;
+            let facts = facts(plan, pair, &near, models, &prompts).await?;
             journal.keep_pair(facts.clone())?;
             facts
         }
@@ -243,7 +244,13 @@ async fn at_once(pair: &Pair, requests: Vec<Request>) -> Result<Vec<Run>, StudyE
 }
 
 /// What the pair is, and what a step takes it.
-async fn facts(plan: &Plan, pair: &PairPlan, near: &Pair, prompts: &[Vec<TokenId>]) -> Result<PairFacts, StudyError> {
+async fn facts(
+    plan: &Plan,
+    pair: &PairPlan,
+    near: &Pair,
+    (models, colocated_draft): (Models, Option<Model>),
+    prompts: &[Vec<TokenId>],
+) -> Result<PairFacts, StudyError> {
     let roofs = PairRoofs::measure(near).await;
     let request = Request {
         max_tokens: plan.max_tokens,
@@ -257,7 +264,8 @@ async fn facts(plan: &Plan, pair: &PairPlan, near: &Pair, prompts: &[Vec<TokenId
     let walls: Vec<f64> = runs.iter().flat_map(|run| &run.cycles).map(|cycle| cycle.wall.as_secs_f64()).collect();
     Ok(PairFacts {
         name: pair.name.clone(),
-        models: Models::of(near, true),
+        models,
+        colocated_draft,
         step_s: median(&walls).unwrap_or_default(),
         accepts_by_lot: near.target.description.synthetic_acceptance.is_some(),
         draft_roofs: roofs.draft.map(Into::into),

@@ -15,12 +15,12 @@ bin=target/release
 
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null || true; wait' EXIT
-ports=()
+declare -A pid
 start() { # processor, port, service, model
     grep -q "127.0.0.1:$2" "$plan" || return 0
     taskset -c "$1" "$bin/$3" --model "$4" --threads 1 --listen "127.0.0.1:$2" &
     pids+=($!)
-    ports+=("$2")
+    pid[$2]=$!
 }
 start 1 7301 draft-svc embedded:draft
 start 0 7302 target-svc embedded:target
@@ -28,14 +28,17 @@ start 0 7303 draft-svc embedded:draft
 start 1 7304 draft-svc embedded:target
 start 0 7305 target-svc synthetic:grown-gpt2
 start 0 7306 draft-svc embedded:target
-for port in "${ports[@]}"; do
+for port in "${!pid[@]}"; do
     for _ in $(seq 600); do
-        "$bin/outrider" health "http://127.0.0.1:$port" >/dev/null 2>&1 && continue 2
-        kill -0 "${pids[@]}" || { echo "a service has stopped: is something else at its address?" >&2; exit 1; }
+        kill -0 "${pid[$port]}" 2>/dev/null || { echo "the service for 127.0.0.1:$port has stopped" >&2; exit 1; }
+        "$bin/outrider" health "http://127.0.0.1:$port" >/dev/null 2>&1 && break
         sleep 0.1
     done
-    echo "nothing is ready at 127.0.0.1:$port" >&2
-    exit 1
+done
+# What answers may be another process that has the address, so that ours has ended.
+sleep 0.5
+for running in "${pid[@]}"; do
+    kill -0 "$running" || { echo "a service has stopped: is something else at its address?" >&2; exit 1; }
 done
 
 taskset -c 0 "$bin/outrider" study "$plan" --output "$output"

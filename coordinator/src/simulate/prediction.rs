@@ -44,8 +44,8 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    /// Of the cells that `simulated` and `measured` both have. The nearest distributed setting with one session is what was
-    /// fitted to.
+    /// Of the cells that `simulated` and `measured` both have. What was fitted to are those of one session that drafted in turn,
+    /// where the draft was nearest or co-located, and AR beside them.
     pub fn of(simulated: &Findings, measured: &Findings) -> Self {
         let fitted_to = |cell: &Cell| {
             let like = |other: &&Cell| {
@@ -53,8 +53,11 @@ impl Prediction {
                     == (&cell.pair, cell.temperature, Placement::Distributed, 1)
             };
             let nearest_s = measured.cells.iter().filter(like).map(|cell| cell.rtt_s).fold(f64::INFINITY, f64::min);
-            let near = cell.placement == Placement::Distributed && cell.sessions == 1 && cell.rtt_s == nearest_s;
-            near && (cell.is_ar() || cell.in_turn().is_some())
+            let near = match cell.placement {
+                Placement::Distributed => cell.rtt_s == nearest_s && (cell.is_ar() || cell.in_turn().is_some()),
+                Placement::CoLocated => cell.in_turn().is_some(),
+            };
+            near && cell.sessions == 1
         };
         let both = |cell: &Cell| {
             let twin = measured.cells.iter().find(|other| cell.is_of_the_same(other))?;

@@ -132,7 +132,7 @@ pub struct Winner {
     pub distributed: Option<Best>,
     /// The one with the greatest median: `AR`, `co-located` or `distributed`.
     pub wins: &'static str,
-    /// Whether its interval is above those of the others.
+    /// Whether its 95% interval is above those of the others; with fewer than six rounds there is none.
     pub is_clear: bool,
 }
 
@@ -326,6 +326,9 @@ fn times(ar: &Cell, cell: &Cell, gamma: usize, emulated_s: f64) -> Option<CycleT
     })
 }
 
+/// Rounds below which the range of all of them is no 95% interval of their median.
+const LEAST_ROUNDS: usize = 6;
+
 fn winners(cells: &[Cell]) -> Vec<Winner> {
     let settings = cells.iter().filter(|cell| cell.is_ar() && cell.placement == Placement::Distributed);
     let winner = |at: &Cell| {
@@ -343,7 +346,7 @@ fn winners(cells: &[Cell]) -> Vec<Winner> {
         let mut all = [(AR, (1.0, [1.0; 2])), ("co-located", of(&colocated)), ("distributed", of(&distributed))];
         all.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
         let [(wins, (_, [low, _])), others @ ..] = all;
-        let is_clear = others.iter().all(|(_, (_, [_, high]))| *high < low);
+        let is_clear = at.rounds >= LEAST_ROUNDS && others.iter().all(|(_, (_, [_, high]))| *high < low);
         Winner {
             pair: at.pair.clone(),
             temperature: at.temperature,

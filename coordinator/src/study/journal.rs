@@ -13,7 +13,7 @@ use super::{
     measured::Measured,
     plan::{Placement, Setting},
 };
-use crate::report::{Machine, Models};
+use crate::report::{Machine, Model, Models};
 
 /// The journal's name in the study's directory.
 const NAME: &str = "rounds.jsonl";
@@ -23,7 +23,7 @@ const NAME: &str = "rounds.jsonl";
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Entry {
     Study(Begin),
-    Pair(PairFacts),
+    Pair(Box<PairFacts>),
     Round(Round),
 }
 
@@ -45,6 +45,8 @@ pub struct PairFacts {
     pub name: String,
     /// The models, and what they compute on.
     pub models: Models,
+    /// The draft that is co-located, where it is another service.
+    pub colocated_draft: Option<Model>,
     /// One step of plain decoding through the services, in seconds: the unit of distances in steps.
     pub step_s: f64,
     /// Whether the target accepts by lot, so that the output depends on the draft.
@@ -215,7 +217,7 @@ impl Journal {
     /// # Errors
     /// A file that cannot be written any more.
     pub fn keep_pair(&mut self, facts: PairFacts) -> Result<(), UnusableJournal> {
-        self.write(&Entry::Pair(facts.clone()))?;
+        self.write(&Entry::Pair(Box::new(facts.clone())))?;
         self.records.pairs.push(facts);
         Ok(())
     }
@@ -249,6 +251,18 @@ impl Begin {
 }
 
 impl Records {
+    /// Those of the study of `plan` in `directory`.
+    ///
+    /// # Errors
+    /// No study there, another one, or one that cannot be read.
+    pub fn of_plan(directory: &Path, plan: &str) -> Result<Self, UnusableJournal> {
+        let records = Self::read(directory)?;
+        match records.begin.plan == plan {
+            true => Ok(records),
+            false => Err(UnusableJournal::OtherPlan { path: directory.join(NAME) }),
+        }
+    }
+
     /// Those of the study in `directory`.
     ///
     /// # Errors
@@ -270,7 +284,7 @@ fn read(path: &Path) -> Result<(Option<Records>, usize), UnusableJournal> {
         let unreadable = |error| UnusableJournal::Unreadable { path: path.to_owned(), line: at + 1, error };
         match (serde_json::from_slice(line).map_err(unreadable)?, &mut records) {
             (Entry::Study(begin), None) => records = Some(Records { begin, pairs: Vec::new(), rounds: Vec::new() }),
-            (Entry::Pair(facts), Some(records)) => records.pairs.push(facts),
+            (Entry::Pair(facts), Some(records)) => records.pairs.push(*facts),
             (Entry::Round(round), Some(records)) => records.rounds.push(round),
             _ => return Err(UnusableJournal::OtherPlan { path: path.to_owned() }),
         }

@@ -13,7 +13,7 @@ use super::{
 };
 #[cfg(feature = "embedded")]
 use crate::embedded::{Embedded, Models};
-use crate::{Access, Pair};
+use crate::{Access, Pair, report::Model};
 
 /// A pair of the plan, started where it lives in this process, and the connections to it.
 pub(super) struct Stage<'a> {
@@ -59,6 +59,16 @@ impl<'a> Stage<'a> {
     /// The pair as it is, with no distance.
     pub(super) async fn near(&self) -> Result<Pair, StudyError> {
         Ok(Pair::connect(Some(&self.addresses.draft), &self.addresses.target, self.access).await?)
+    }
+
+    /// The co-located draft, where it is another service than the draft.
+    pub(super) async fn colocated_draft(&self) -> Result<Option<Model>, StudyError> {
+        let Addresses { draft, colocated_draft, target } = &self.addresses;
+        if draft == colocated_draft {
+            return Ok(None);
+        }
+        let pair = Pair::connect(Some(colocated_draft), target, self.access).await?;
+        Ok(pair.draft.as_ref().map(Model::of))
     }
 
     /// The pair of `setting`, the `at`-th of the plan, for `variant` or for AR, where a step takes `step`.

@@ -232,8 +232,8 @@ pub struct Desk {
     last_answered: u64,
     /// The message that is being answered, until its answer is on its way.
     exchange: Option<Exchange>,
-    /// The cycle that was asked for last: what is sent unasked belongs to it.
-    cycle: Option<TraceParent>,
+    /// The cycles that were asked for last, and when: what grew in one belongs to it, though it may be sent in the next.
+    cycles: [Option<(Instant, TraceParent)>; 2],
     /// The span of the branches that grew together last, and when they began.
     growth: Option<(Instant, Reference)>,
     /// The spans of the last branches.
@@ -242,7 +242,15 @@ pub struct Desk {
 
 impl Desk {
     fn new(host: Host, method: &'static str) -> Self {
-        Self { host, method, last_answered: 0, exchange: None, cycle: None, growth: None, branches: VecDeque::new() }
+        Self {
+            host,
+            method,
+            last_answered: 0,
+            exchange: None,
+            cycles: [None, None],
+            growth: None,
+            branches: VecDeque::new(),
+        }
     }
 
     /// Takes up the message of `cycle`, unless it is stale or a duplicate; its number is used up either way.
@@ -258,8 +266,9 @@ impl Desk {
 
     fn take_up(&mut self, name: &'static str, cycle: u64, parent: Option<TraceParent>) -> &mut Exchange {
         let parent = parent.filter(|_| self.host.tracer().is_on());
-        self.cycle.clone_from(&parent);
         let received = Instant::now();
+        self.cycles.swap(0, 1);
+        self.cycles[1] = parent.clone().map(|parent| (received, parent));
         self.exchange.insert(Exchange {
             name,
             received,
@@ -300,7 +309,9 @@ impl Desk {
     fn file_branch(&mut self, id: u64, cost: BranchCost) {
         let BranchCost { begun, server, batch_rows, .. } = cost;
         if self.growth.as_ref().is_none_or(|(at, _)| *at != begun) {
-            let mut span = self.host.tracer().child_of_remote(span::ANTICIPATE, self.cycle.as_ref(), begun);
+            let grew_in = self.cycles.iter().rev().flatten().find(|(asked, _)| *asked <= begun);
+            let parent = grew_in.map(|(_, parent)| parent);
+            let mut span = self.host.tracer().child_of_remote(span::ANTICIPATE, parent, begun);
             span.set(convention::RPC_SYSTEM, "grpc");
             span.set(convention::RPC_METHOD, self.method);
             span.set(spec::BATCH_ROWS, batch_rows as i64);

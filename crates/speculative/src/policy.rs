@@ -107,6 +107,9 @@ const LONGEST_SURPRISE: f64 = 4.0;
 const MEMORY_ACCEPTANCE: f64 = 1.0 - 1.0 / 128.0;
 const MEMORY_TIME: f64 = 1.0 - 1.0 / 64.0;
 
+/// How much of its way back to 1, in logarithms, a pace goes with each cycle.
+const PACE_RETURNS: f64 = 1.0 / 64.0;
+
 /// The chance of acceptance that is assumed before any is seen, and for how many proposals that counts.
 const PRIOR_ACCEPTANCE: f64 = 0.7;
 const PRIOR_PROPOSALS: f64 = 2.0;
@@ -240,6 +243,10 @@ impl Outlook {
             self.pace.learn(pace + self.verdict.trust(rows) * (verdict_s / usual_s - pace));
         }
         self.verdict.learn(rows, verdict_s / self.pace.get_or(1.0));
+        // Their product alone is seen. What the noise of either moves from one to the other goes back, or they would part for ever.
+        let excess = self.pace.get_or(1.0).powf(PACE_RETURNS);
+        self.pace.scale(1.0 / excess);
+        self.verdict.scale(excess);
         self.sessions.learn(rows as f64 / (1 + gamma) as f64);
         if gamma == 0 {
             self.waited.fade();
@@ -366,6 +373,10 @@ impl Average {
         self.learn(newest_s.min(most));
     }
 
+    fn scale(&mut self, factor: f64) {
+        self.value = self.value.map(|value| factor * value);
+    }
+
     fn get(&self) -> f64 {
         self.get_or(0.0)
     }
@@ -378,6 +389,13 @@ impl Average {
 impl Curve {
     fn new() -> Self {
         Self { weight: 0.0, size: 0.0, seconds: 0.0, size_size: 0.0, size_seconds: 0.0, beside: Vec::new() }
+    }
+
+    /// All that was seen took `factor` times as long.
+    fn scale(&mut self, factor: f64) {
+        self.seconds *= factor;
+        self.size_seconds *= factor;
+        self.beside.iter_mut().for_each(|beside| beside.mean_s *= factor);
     }
 
     /// What was seen counts for less; something stays, so that there is a guess.

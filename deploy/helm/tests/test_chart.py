@@ -313,6 +313,14 @@ class Placement(unittest.TestCase):
         selector = of_kind(objects, "Service")["outrider-coordinator"]["spec"]["selector"]
         self.assertEqual(selector["app.kubernetes.io/component"], "target")
 
+    def test_drafting_ahead_is_asked_for_where_it_is_wanted(self):
+        def args(*changes):
+            return container(render(*changes), "outrider-coordinator", "coordinator")["args"]
+
+        self.assertFalse([word for word in args() if "anticipate" in word])
+        self.assertIn("--anticipate=16", args("coordinator.anticipate=16"))
+        self.assertIn("--anticipate=auto", args("coordinator.anticipate=auto"))
+
     def test_no_volume_is_in_a_pod_twice(self):
         extra = ["common.extraVolumes=[{name: x, emptyDir: {}}]", "common.extraVolumeMounts=[{name: x, mountPath: /x}]"]
         for changes in [[], ["coordinator.placement=sidecar"]]:

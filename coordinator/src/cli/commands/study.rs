@@ -24,7 +24,7 @@ pub(in crate::cli) async fn study(args: StudyArgs) -> anyhow::Result<End> {
     let plan = Plan::read(&text).with_context(|| format!("the plan {shown} cannot be used"))?;
     let directory = args.output.clone().unwrap_or_else(|| args.plan.with_extension(""));
     let (records, whole) = match args.draw_only {
-        true => (Records::read(&directory)?, true),
+        true => (Records::of_plan(&directory, &text)?, true),
         false => {
             let mut journal = Journal::open(&directory, &text)?;
             let access = Access { tls: args.trust.tls()?, ..Access::default() };

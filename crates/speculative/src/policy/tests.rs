@@ -98,6 +98,32 @@ fn on_a_busy_machine_it_soon_finds_that_nothing_pays() {
     assert!(worst > 0.9, "{worst} of plain decoding");
 }
 
+/// A coordinator's outlook lives for weeks.
+#[test]
+fn pace_and_passes_do_not_part_over_a_million_cycles() {
+    let mut outlook = Outlook::new();
+    let chance = |cycle: u32| f64::from(philox4x32_10([cycle, 0, 0, 0], [5, 7])[0]) / f64::from(u32::MAX);
+    for cycle in 0..1_000_000 {
+        let gamma = if cycle % 200 < 6 { 0 } else { 4 };
+        let stall = if cycle % 50 == 0 { 10.0 } else { 1.0 };
+        let verify_s = NEAR.verify(gamma) * (0.4 + 1.2 * chance(cycle)) * stall;
+        let draft = (gamma > 0).then(Drafted::default);
+        outlook.learn(&Observed {
+            gamma,
+            accepted: gamma / 2,
+            draft,
+            verify_s,
+            batch_rows: 1 + gamma,
+            ..Observed::default()
+        });
+    }
+    let pace = outlook.pace.get_or(1.0);
+    assert!((0.2..5.0).contains(&pace), "{pace}");
+    // With its stalls, which count as four times what was expected at most.
+    let step_s = outlook.cycle_s(0);
+    assert!((0.7..1.6).contains(&step_s), "{step_s}");
+}
+
 /// A machine that is slow for a while makes what is done meanwhile look worse than what was done before. Plain decoding must be tried
 /// again then as anything else.
 #[test]

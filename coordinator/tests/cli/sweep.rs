@@ -195,9 +195,9 @@ fn a_simulation_predicts_what_a_study_measured_and_can_be_repeated() {
     let first = parsed(simulate(&measured, &[]).succeeded());
     assert_eq!(first["findings"]["simulated"], true);
     assert_eq!(first["findings"]["cells"].as_array().map(Vec::len), Some(CELLS));
-    // What it was fitted to is not predicted: AR and γ 2, near, with one session, at both temperatures.
+    // What it was fitted to is not predicted: AR and γ 2 near, and γ 2 co-located, with one session, at both temperatures.
     let predicted = first["prediction"]["cells"].as_array().expect("cells");
-    assert_eq!(predicted.len(), CELLS - 2 * 2);
+    assert_eq!(predicted.len(), CELLS - 2 * 3);
     assert!(predicted.iter().all(|cell| cell["ratio"].as_f64() > Some(0.0)), "{predicted:?}");
     let breaks = first["breaks"].as_array().expect("breaks");
     assert_eq!(breaks.len(), 2 * 2, "each temperature and number of sessions");

@@ -96,7 +96,7 @@ fn assert_lost(ended: Ended) {
 #[tokio::test]
 async fn a_receiver_that_is_not_there_costs_the_spans_which_are_counted() {
     let mut outrider = exporting("outrider", NOBODY);
-    outrider.args(["generate", "ROMEO:", "--json", "--max-tokens", "16"]);
+    outrider.args(["generate", "ROMEO:", "--json", "--gamma", "4", "--max-tokens", "16"]);
     assert_lost(finish(outrider).await);
 }
 

@@ -111,8 +111,7 @@ pub struct Simulated {
 /// One run to be simulated.
 struct Job<'a> {
     setting: usize,
-    /// 0 is AR.
-    run: usize,
+    /// `None` is AR.
     variant: Option<Variant<'a>>,
     repetition: usize,
     world: World,
@@ -140,10 +139,10 @@ pub fn simulate(
     for (at, setting) in settings.iter().enumerate() {
         let variants = plan.variants(setting);
         let all = [None].into_iter().chain(variants.into_iter().map(Some));
-        for (run, variant) in all.enumerate() {
+        for variant in all {
             for repetition in 1..=plan.repetitions {
                 let (world, times) = world(plan, setting, variant.as_ref(), repetition, fit, scale)?;
-                jobs.push(Job { setting: at, run, variant, repetition, world, times });
+                jobs.push(Job { setting: at, variant, repetition, world, times });
             }
         }
     }
@@ -163,13 +162,13 @@ pub fn simulate(
             repetition: job.repetition,
             runs: Vec::new(),
         });
-        debug_assert_eq!(round.runs.len(), job.run);
-        round.runs.push(measured(job.variant, job.world.tokens, &outcome?));
+        round.runs.push(measured(job.variant, &outcome?));
     }
-    let named = |name: &str| plan.pairs.iter().any(|pair| pair.name == name);
+    // A pair is fitted at each temperature, and is one pair all the same.
+    let facts = |name: &str| fit.pairs.iter().find(|of| of.facts.name == name).map(|of| of.facts.clone());
     let records = Records {
         begin: Begin::now(text),
-        pairs: fit.pairs.iter().map(|fitted| fitted.facts.clone()).filter(|facts| named(&facts.name)).collect(),
+        pairs: plan.pairs.iter().filter_map(|pair| facts(&pair.name)).collect(),
         rounds: rounds.into_values().collect(),
     };
     let findings = Findings::of(plan, &records).simulated();
@@ -233,7 +232,7 @@ fn world(
 }
 
 /// A run as a study has it.
-fn measured(variant: Option<Variant<'_>>, tokens: usize, outcome: &Outcome) -> Measured {
+fn measured(variant: Option<Variant<'_>>, outcome: &Outcome) -> Measured {
     let acceptance = &outcome.acceptance;
     let drafted = |seconds: f64| variant.map(|_| seconds);
     let cycle = outcome.cycle;
@@ -245,7 +244,6 @@ fn measured(variant: Option<Variant<'_>>, tokens: usize, outcome: &Outcome) -> M
         wasted_rows: outcome.wasted_branch_rows,
         ..Anticipated::default()
     };
-    debug_assert!(outcome.tokens as usize >= tokens);
     Measured {
         tokens: outcome.tokens as usize,
         seconds: outcome.seconds,

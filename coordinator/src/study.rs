@@ -254,7 +254,6 @@ async fn facts(
     let roofs = PairRoofs::measure(near).await;
     let request = Request {
         max_tokens: plan.max_tokens,
-        gamma: 0.into(),
         trace_cycles: TraceCycles::Off,
         ..Request::new(prompts[0].clone(), Sampling::greedy())
     };

@@ -195,6 +195,8 @@ fn a_simulation_predicts_what_a_study_measured_and_can_be_repeated() {
     let first = parsed(simulate(&measured, &[]).succeeded());
     assert_eq!(first["findings"]["simulated"], true);
     assert_eq!(first["findings"]["cells"].as_array().map(Vec::len), Some(CELLS));
+    assert_eq!(first["findings"]["pairs"].as_array().map(Vec::len), Some(1), "one pair, fitted at two temperatures");
+    assert_eq!(first["findings"]["theory"].as_array().map(Vec::len), Some(2 * 3));
     // What it was fitted to is not predicted: AR and γ 2 near, and γ 2 co-located, with one session, at both temperatures.
     let predicted = first["prediction"]["cells"].as_array().expect("cells");
     assert_eq!(predicted.len(), CELLS - 2 * 3);

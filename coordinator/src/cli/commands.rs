@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
 use speculative::{TokenId, policy::Gamma};
 use telemetry::{TraceFile, logs};
 use tokio::{signal, time};
@@ -228,6 +229,15 @@ fn print_text(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.context("the answer cannot be written to standard output")
+}
+
+/// How many runs are done, how long the others will take, and what is under way.
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} runs, {eta} left  {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
 }
 
 fn coloured(stream: &impl IsTerminal) -> bool {

@@ -181,8 +181,7 @@ impl Journal {
         let (records, whole_bytes) = match begun {
             Some(records) => (records, whole_bytes),
             None => {
-                let mut line = serde_json::to_vec(&Entry::Study(this.clone())).map_err(|error| io(error.into()))?;
-                line.push(b'\n');
+                let line = line(&Entry::Study(this.clone())).map_err(io)?;
                 file.set_len(0).map_err(io)?;
                 file.write_all(&line).map_err(io)?;
                 (Records { begin: this.clone(), pairs: Vec::new(), rounds: Vec::new() }, line.len())
@@ -234,11 +233,7 @@ impl Journal {
 
     /// A line at once: whatever stands in the file is whole up to the last one.
     fn write(&mut self, entry: &Entry) -> Result<(), UnusableJournal> {
-        let line = serde_json::to_vec(entry).map_err(io::Error::from).map(|mut line| {
-            line.push(b'\n');
-            line
-        });
-        let written = line.and_then(|line| self.file.write_all(&line));
+        let written = line(entry).and_then(|line| self.file.write_all(&line));
         written.map_err(|error| UnusableJournal::Io { path: self.path.clone(), error })
     }
 }
@@ -272,6 +267,12 @@ impl Records {
         let nothing = || io::Error::other("nothing stands in it");
         read(&path)?.0.ok_or_else(|| UnusableJournal::Io { path, error: nothing() })
     }
+}
+
+fn line(entry: &Entry) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(entry)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// What stands in a journal, and up to which byte its lines are whole.

@@ -1,8 +1,7 @@
 //! `outrider bench`.
 
-use std::{io, time::Duration};
+use std::io;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use speculative::TokenId;
 use tokenizer::Tokenizer;
 use tokio::signal;
@@ -11,7 +10,7 @@ use super::{
     super::{End, args::BenchArgs},
     coloured, interruptible,
     pair::{self, Connected, Place, Setup},
-    print_json, print_text,
+    print_json, print_text, progress_bar,
 };
 use crate::{
     bench::{self as benchmark, Outcome, Plan},
@@ -107,12 +106,4 @@ fn prompts(args: &BenchArgs, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<To
         return Ok(workload.prompts(tokenizer)?);
     }
     Ok(benchmark::usual_prompts(tokenizer)?)
-}
-
-fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} runs, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
 }

@@ -7,15 +7,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::signal;
 
-use super::{print_json, print_text};
+use super::{print_json, print_text, progress_bar};
 use crate::{
     cli::{End, args::SimulateArgs},
     simulate::{self, Break, Fit, Prediction, Reach, Scale, Simulated},
@@ -50,10 +48,7 @@ pub(in crate::cli) async fn simulate(args: SimulateArgs) -> anyhow::Result<End> 
 
 /// `None` after Ctrl-C.
 async fn run(plan: Plan, text: String, fit: Fit, scale: Scale) -> anyhow::Result<Option<Simulated>> {
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.enable_steady_tick(Duration::from_millis(500));
+    let bar = progress_bar();
     let cancelled = Arc::new(AtomicBool::new(false));
     let working = tokio::task::spawn_blocking({
         let (bar, cancelled) = (bar.clone(), cancelled.clone());

@@ -7,10 +7,9 @@ use std::{
 };
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal;
 
-use super::{print_json, print_text};
+use super::{print_json, print_text, progress_bar};
 use crate::{
     Access,
     cli::{End, args::StudyArgs},
@@ -55,10 +54,8 @@ pub(in crate::cli) async fn study(args: StudyArgs) -> anyhow::Result<End> {
 }
 
 async fn measure(plan: &Plan, journal: &mut Journal, access: &Access) -> Result<bool, study::StudyError> {
-    let bar = ProgressBar::new(plan.runs() as u64);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {eta} left  {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.enable_steady_tick(Duration::from_millis(500));
+    let bar = progress_bar();
+    bar.set_length(plan.runs() as u64);
     let is_terminal = io::stderr().is_terminal();
     let progress = |done: usize, total: usize, what: &str| {
         bar.set_position(done as u64);

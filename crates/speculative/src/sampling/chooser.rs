@@ -69,11 +69,16 @@ impl Chooser {
         sampling: &Sampling,
         position: u64,
     ) -> TokenId {
+        self.after(history, logits, |chooser, logits| chooser.choose(logits, tokenizer_size, sampling, position))
+    }
+
+    /// What `of` says of `logits` under the penalties of `history`.
+    fn after<T>(&mut self, history: &History, logits: &[f32], of: impl FnOnce(&mut Self, &[f32]) -> T) -> T {
         let mut row = mem::take(&mut self.penalised);
         let logits = if history.penalise(logits, &mut row) { &row } else { logits };
-        let token = self.choose(logits, tokenizer_size, sampling, position);
+        let answer = of(self, logits);
         self.penalised = row;
-        token
+        answer
     }
 
     /// The choice and what it was chosen before: the `most` greatest of z + g over the kept tokens, in descending order; at
@@ -87,12 +92,9 @@ impl Chooser {
         position: u64,
         most: usize,
     ) -> Vec<Ranked> {
-        let mut row = mem::take(&mut self.penalised);
-        let logits = if history.penalise(logits, &mut row) { &row[..] } else { logits };
-        let logits = &logits[..tokenizer_size.min(logits.len())];
-        let ranked = self.rank(logits, sampling, position, most);
-        self.penalised = row;
-        ranked
+        self.after(history, logits, |chooser, logits| {
+            chooser.rank(&logits[..tokenizer_size.min(logits.len())], sampling, position, most)
+        })
     }
 
     fn rank(&mut self, logits: &[f32], sampling: &Sampling, position: u64, most: usize) -> Vec<Ranked> {
@@ -131,11 +133,9 @@ impl Chooser {
         tokenizer_size: usize,
         sampling: &Sampling,
     ) -> Distribution {
-        let mut row = mem::take(&mut self.penalised);
-        let logits = if history.penalise(logits, &mut row) { &row[..] } else { logits };
-        let distribution = self.distribution(&logits[..tokenizer_size.min(logits.len())], sampling);
-        self.penalised = row;
-        distribution
+        self.after(history, logits, |chooser, logits| {
+            chooser.distribution(&logits[..tokenizer_size.min(logits.len())], sampling)
+        })
     }
 
     fn distribution(&mut self, logits: &[f32], sampling: &Sampling) -> Distribution {

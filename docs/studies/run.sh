@@ -2,6 +2,7 @@
 # One of the studies of docs/study.md: docs/studies/run.sh distance|grown|gamma|device [DIR]
 #
 # The draft has processor 1 for itself; the target, the draft that is co-located with it and the coordinator share processor 0.
+# Neither processor goes to sleep: one that wakes up again is slower for a while, which is no part of the question.
 # Breaking off loses the round under way; the same command goes on.
 set -euo pipefail
 
@@ -22,6 +23,10 @@ start() { # processor, port, service, model
     pids+=($!)
     pid[$2]=$!
 }
+awake() { # processor: runs when nothing else wants it
+    chrt --idle 0 taskset -c "$1" sh -c 'while :; do :; done' &
+    pids+=($!)
+}
 start 1 7301 draft-svc embedded:draft
 start 0 7302 target-svc embedded:target
 start 0 7303 draft-svc embedded:draft
@@ -41,4 +46,6 @@ for running in "${pid[@]}"; do
     kill -0 "$running" || { echo "a service has stopped: is something else at its address?" >&2; exit 1; }
 done
 
+awake 0
+awake 1
 taskset -c 0 "$bin/outrider" study "$plan" --output "$output"

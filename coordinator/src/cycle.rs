@@ -16,7 +16,7 @@ use opentelemetry::{Array, Value, trace::SpanKind};
 use proto::v1;
 use speculative::{
     Acceptance, Coupling, Logprobs, Sampling, TokenId, Verdict,
-    policy::{Gamma, Outlook},
+    policy::{Choice, Gamma, Outlook},
 };
 use telemetry::{
     Span, TraceParent, Tracer, logs,
@@ -305,7 +305,7 @@ impl<'a> Generation<'a> {
             cached_tokens: 0,
             cycles: Vec::new(),
             acceptance: Acceptance::new(),
-            outlook: pair.outlook(),
+            outlook: pair.outlook(&request),
             failovers: 0,
             request,
         }
@@ -379,10 +379,9 @@ impl<'a> Generation<'a> {
         let (gamma, most) = match self.request.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
             Gamma::Auto => {
-                let trials = self.outlook.trials();
-                let gamma = self.outlook.gamma(most);
-                if self.outlook.trials() > trials {
-                    self.pair.tried();
+                let Choice { gamma, trial } = self.outlook.gamma(most);
+                if let Some(trial) = trial {
+                    self.pair.tried(&self.request, trial);
                 }
                 (gamma, most)
             }
@@ -427,13 +426,13 @@ impl<'a> Generation<'a> {
         cycle.end(proposal.len(), verdict.accepted);
         let unasked = self.cycles.last().is_none_or(|before| before.wanted == 0);
         let is_cold = self.request.branches > 0 && unasked;
-        let observed = cycle.observed(is_cold);
+        let observed = cycle.observed(self.request.gamma == Gamma::Auto, is_cold);
         if cycle.anticipation.is_some_and(|anticipation| anticipation.outcome != AnticipationOutcome::Miss) {
             let usual_s = self.outlook.draft_s(proposal.len());
             cycle.saved = Duration::from_secs_f64((usual_s - observed.waited_s).max(0.0));
         }
         self.outlook.learn(&observed);
-        self.pair.learn(&observed);
+        self.pair.learn(&self.request, &observed);
         self.cycle_span = cycle.tell(self.committed.len(), &self.roofs);
         self.cycles.push(cycle);
         stop

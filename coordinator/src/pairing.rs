@@ -1,6 +1,7 @@
 //! Who draft and target are, and whether they fit together.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,7 +10,8 @@ use proto::v1::{
     self, DescribeRequest, DescribeResponse, Role, TokenizerRequest, model_service_client::ModelServiceClient,
 };
 use speculative::{
-    policy::{Observed, Outlook},
+    Coupling,
+    policy::{Observed, Outlook, Trial},
     roofline::Roofs,
 };
 use telemetry::Distance;
@@ -19,7 +21,9 @@ use tonic::{Status, transport::Channel};
 
 pub use crate::replicas::Access;
 use crate::{
-    Error, error,
+    Error,
+    cycle::Request,
+    error,
     replicas::{Presence, Replicas},
 };
 
@@ -186,7 +190,7 @@ pub struct Pair {
     /// The target's tokenizer.
     pub tokenizer: Tokenizer,
     /// What the cycles of all requests have shown so far.
-    outlook: Arc<Mutex<Outlook>>,
+    outlooks: Arc<Mutex<Outlooks>>,
 }
 
 impl Pair {
@@ -228,7 +232,7 @@ impl Pair {
         }
         target.supported(Role::Target)?;
         let tokenizer = target.tokenizer().await?;
-        Ok(Self { draft, target, tokenizer, outlook: Arc::default() })
+        Ok(Self { draft, target, tokenizer, outlooks: Arc::default() })
     }
 
     /// Has both services measure their roofs, one after the other. One that does not answer stays as it was described.
@@ -250,20 +254,29 @@ impl Pair {
     }
 
     /// What a request can go by from its first cycle on.
-    pub(crate) fn outlook(&self) -> Outlook {
-        self.outlook.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn outlook(&self, request: &Request) -> Outlook {
+        self.of_alike(request, |outlook| outlook.clone())
     }
 
     /// A request tries another γ: those to come wait with their trials.
-    pub(crate) fn tried(&self) {
-        self.outlook.lock().unwrap_or_else(PoisonError::into_inner).tried();
+    pub(crate) fn tried(&self, request: &Request, trial: Trial) {
+        self.of_alike(request, |outlook| outlook.tried(trial));
     }
 
     /// Takes a cycle into account for the requests to come.
-    pub(crate) fn learn(&self, cycle: &Observed) {
-        self.outlook.lock().unwrap_or_else(PoisonError::into_inner).learn(cycle);
+    pub(crate) fn learn(&self, request: &Request, cycle: &Observed) {
+        self.of_alike(request, |outlook| outlook.learn(cycle));
+    }
+
+    /// Who is drafted for ahead waits less, and what is accepted depends on the coupling.
+    fn of_alike<T>(&self, request: &Request, f: impl FnOnce(&mut Outlook) -> T) -> T {
+        let mut outlooks = self.outlooks.lock().unwrap_or_else(PoisonError::into_inner);
+        f(outlooks.entry((request.branches > 0, request.coupling)).or_default())
     }
 }
+
+/// By whether branches are drafted ahead, and by coupling.
+type Outlooks = HashMap<(bool, Coupling), Outlook>;
 
 /// The roofs of both sides, where they are known.
 #[derive(Clone, Copy, Debug, Default)]

@@ -229,13 +229,9 @@ impl Breakdowns {
 }
 
 impl Breakdown {
-    /// The mean of several breakdowns, each with its weight.
-    pub(crate) fn mean_of(all: &[(Self, f64)]) -> Self {
-        let part = |of: fn(&Self) -> Option<f64>| {
-            let there = || all.iter().filter_map(|(one, weight)| Some((of(one)?, *weight)));
-            let weights: f64 = there().map(|(_, weight)| weight).sum();
-            (weights > 0.0).then(|| there().map(|(value, weight)| value * weight).sum::<f64>() / weights)
-        };
+    /// The median of each part.
+    pub(crate) fn median_of(all: &[Self]) -> Self {
+        let part = |of: fn(&Self) -> Option<f64>| median(&all.iter().filter_map(of).collect::<Vec<_>>());
         Self {
             draft_compute_s: part(|one| one.draft_compute_s),
             draft_queue_s: part(|one| one.draft_queue_s),

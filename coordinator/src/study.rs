@@ -17,23 +17,28 @@ mod plan;
 mod plots;
 mod stage;
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{
+    future::{self, Future},
+    pin::pin,
+    thread,
+    time::Duration,
+};
 
 use speculative::{Coupling, Sampling, TokenId};
 use telemetry::Tracer;
 use tokenizer::Tokenizer;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 
 pub use files::write;
 pub use findings::{Best, Cell, Findings, TheoryPoint, Winner};
-pub use journal::{Begin, DeviceRoofs, Journal, PairFacts, Records, Round, UnusableJournal};
+pub use journal::{Begin, DeviceRoofs, Journal, PairFacts, Records, Rest, Round, UnusableJournal};
 pub use measured::{Forwards, Measured};
 pub use page::page;
 pub use plan::{PairPlan, Placement, Plan, Policy, Rtt, Setting, UnusablePlan, Variant};
 
 use crate::{
     Access, Deadlines, Pair, PairRoofs, Request, Run, StopReason, TraceCycles, bench,
-    cycle::generate,
+    cycle::{generate, generate_paced},
     report::{Model, Models, median},
     text,
 };
@@ -42,6 +47,14 @@ use stage::Stage;
 /// Services are given as long as `outrider bench` gives them.
 const DEADLINES: Deadlines =
     Deadlines { draft: Duration::from_secs(1), draft_adapts: false, target: Duration::from_secs(30) };
+
+/// The runs, their tokens and their γ that say what rests do to devices.
+const REST_RUNS: usize = 8;
+const REST_TOKENS: usize = 48;
+const REST_GAMMA: usize = 4;
+
+/// Devices that have rested for so long have forgotten all they can.
+const LONGEST_REST: Duration = Duration::from_millis(100);
 
 /// Why a study cannot go on. What was measured is in its journal.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +141,7 @@ async fn measure(
         }
         Some(facts) => facts,
         None => {
-            progress(*done, plan.runs(), &format!("{}: roofs and a step of the target", pair.name));
+            progress(*done, plan.runs(), &format!("{}: roofs, a step of the target, and rests", pair.name));
             let facts = facts(plan, pair, &near, models, &prompts).await?;
             journal.keep_pair(facts.clone())?;
             facts
@@ -230,7 +243,7 @@ async fn at_once(pair: &Pair, requests: Vec<Request>) -> Result<Vec<Run>, StudyE
     for (at, request) in requests.into_iter().enumerate() {
         let pair = pair.clone();
         running.spawn(async move {
-            let run = generate(&pair, request, DEADLINES, &Tracer::off(), |_| {}, std::future::pending()).await;
+            let run = generate(&pair, request, DEADLINES, &Tracer::off(), |_| {}, future::pending()).await;
             (at, run)
         });
     }
@@ -261,15 +274,55 @@ async fn facts(
     at_once(near, vec![request.clone()]).await?;
     let runs = at_once(near, vec![request]).await?;
     let walls: Vec<f64> = runs.iter().flat_map(|run| &run.cycles).map(|cycle| cycle.wall.as_secs_f64()).collect();
+    let step_s = median(&walls).unwrap_or_default();
     Ok(PairFacts {
         name: pair.name.clone(),
         models,
         colocated_draft,
-        step_s: median(&walls).unwrap_or_default(),
+        step_s,
+        rests: rests(plan, near, Duration::from_secs_f64(step_s), prompts).await?,
         accepts_by_lot: near.target.description.synthetic_acceptance.is_some(),
         draft_roofs: roofs.draft.map(Into::into),
         target_roofs: roofs.target.map(Into::into),
     })
+}
+
+/// What cycles take after rests as long as the plan's distances, in turn, so that a machine whose speed drifts moves all of them.
+async fn rests(plan: &Plan, near: &Pair, step: Duration, prompts: &[Vec<TokenId>]) -> Result<Vec<Rest>, StudyError> {
+    let mut lengths: Vec<Duration> = plan.rtts.iter().map(|rtt| rtt.duration(step).min(LONGEST_REST)).collect();
+    lengths.push(Duration::ZERO);
+    lengths.sort_unstable();
+    lengths.dedup();
+    if lengths.len() == 1 {
+        return Ok(Vec::new());
+    }
+    let mut legs = vec![[Vec::new(), Vec::new()]; lengths.len()];
+    for prompt in prompts.iter().cycle().take(REST_RUNS) {
+        for (length, [draft, target]) in lengths.iter().zip(&mut legs) {
+            let request = Request {
+                max_tokens: REST_TOKENS,
+                gamma: REST_GAMMA.into(),
+                trace_cycles: TraceCycles::Off,
+                ..Request::new(prompt.clone(), Sampling::greedy())
+            };
+            let rest = |_| async {
+                let length = *length;
+                // The runtime's own timer ticks in milliseconds.
+                let _ = task::spawn_blocking(move || thread::sleep(length)).await;
+            };
+            let run = generate_paced(near, request, DEADLINES, &Tracer::off(), rest, future::pending()).await?;
+            for cycle in run.cycles.iter().skip(1) {
+                let Some(drafted) = &cycle.draft else { continue };
+                draft.push(drafted.round_trip().as_secs_f64());
+                target.push(cycle.target.round_trip().as_secs_f64());
+            }
+        }
+    }
+    let rest = |(length, [draft, target]): (&Duration, &[Vec<f64>; 2])| {
+        let (draft_s, target_s) = (median(draft)?, median(target)?);
+        Some(Rest { rest_s: length.as_secs_f64(), draft_s, target_s })
+    };
+    Ok(lengths.iter().zip(&legs).filter_map(rest).collect())
 }
 
 fn prompts(plan: &Plan, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, crate::Error> {

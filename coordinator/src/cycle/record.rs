@@ -180,13 +180,14 @@ impl Cycle {
 
     /// What it shows of the times to come; `is_cold` says that nothing was drafted ahead for it though it
     /// might have been.
-    pub(super) fn observed(&self, is_cold: bool) -> Observed {
+    pub(super) fn observed(&self, is_chosen: bool, is_cold: bool) -> Observed {
         let drafted = |leg: Leg| Drafted {
             compute_s: leg.compute.as_secs_f64(),
             around_s: (leg.network + leg.queue).as_secs_f64(),
         };
         Observed {
             gamma: self.gamma,
+            is_chosen,
             accepted: self.accepted,
             // A late hit tells nothing of what the draft takes.
             draft: self.draft.filter(|leg| self.gamma > 0 && !leg.compute.is_zero()).map(drafted),

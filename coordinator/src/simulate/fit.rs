@@ -7,11 +7,15 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use speculative::simulation::{InvalidWorld, PassCurve, Times};
+use speculative::{
+    anticipation::WIDTH,
+    policy::Gamma,
+    simulation::{InvalidWorld, PassCurve, RestCurve, Times},
+};
 
 use crate::{
     report::mean,
-    study::{Cell, Findings, PairFacts, Placement, Plan, Records, UnusableJournal, UnusablePlan},
+    study::{Cell, Findings, PairFacts, Placement, Plan, Records, Rest, UnusableJournal, UnusablePlan},
 };
 
 /// The file that a simulation leaves what it was fitted with in, to be changed and given back.
@@ -48,6 +52,12 @@ pub struct FittedTimes {
     pub target_pass: Vec<(f64, f64)>,
     /// A pass of the draft, likewise.
     pub draft_pass: Vec<(f64, f64)>,
+    /// A pass of branches of the draft, with all that it does beside.
+    pub branch_pass: Vec<(f64, f64)>,
+    /// What the first pass of the target takes longer after a wait: seconds of it, seconds.
+    pub target_rest: Vec<(f64, f64)>,
+    /// The same of the draft.
+    pub draft_rest: Vec<(f64, f64)>,
     /// A pass of the draft on the target's device; as `draft_pass` where nothing co-located was measured.
     pub colocated_draft_pass: Vec<(f64, f64)>,
     /// What a proposal takes beside passes and distance.
@@ -153,7 +163,7 @@ impl Fit {
             for cell in findings.cells.iter().filter(|cell| cell.pair == facts.name) {
                 let temperature = cell.temperature;
                 if pairs.iter().all(|of| of.facts.name != facts.name || of.temperature != temperature) {
-                    let times = FittedTimes::of(findings, &facts.name, temperature, target_rtt)?;
+                    let times = FittedTimes::of(findings, facts, temperature, target_rtt)?;
                     pairs.push(FittedPair { facts: facts.clone(), temperature, times });
                 }
             }
@@ -186,9 +196,10 @@ impl Fit {
 }
 
 impl FittedTimes {
-    fn of(findings: &Findings, pair: &str, temperature: f64, target_rtt: Duration) -> Result<Self, UnusableFit> {
-        let lacks = |lacks| UnusableFit::Lacks { pair: pair.to_owned(), temperature, lacks };
-        let alone = |cell: &&Cell| (cell.pair.as_str(), cell.temperature, cell.sessions) == (pair, temperature, 1);
+    fn of(findings: &Findings, facts: &PairFacts, temperature: f64, target_rtt: Duration) -> Result<Self, UnusableFit> {
+        let pair = &facts.name;
+        let lacks = |lacks| UnusableFit::Lacks { pair: pair.clone(), temperature, lacks };
+        let alone = |cell: &&Cell| (&cell.pair, cell.temperature, cell.sessions) == (pair, temperature, 1);
         let here = |cell: &&Cell| alone(cell) && cell.placement == Placement::Distributed;
         let nearest_s = findings.cells.iter().filter(here).map(|cell| cell.rtt_s).fold(f64::INFINITY, f64::min);
         let near: Vec<&Cell> = findings.cells.iter().filter(here).filter(|cell| cell.rtt_s == nearest_s).collect();
@@ -205,11 +216,16 @@ impl FittedTimes {
         let near_target = findings.cells.iter().filter(alone).filter(|cell| cell.placement == Placement::CoLocated);
         let near_target: Vec<(f64, f64)> = near_target.filter_map(drafting).collect();
         let colocated_step_s = if near_target.is_empty() { step_s } else { line(&near_target).0 };
-        // Not measured apart: a draft's rows share a pass as the target's do.
+        // Not measured apart: rows of several proposals share a pass of the draft as those of a window share the target's.
         let one_s = target_pass.first().map_or(1.0, |first| first.1);
-        let of_step =
-            |step_s: f64| target_pass.iter().map(|(rows, seconds)| (*rows, step_s * seconds / one_s)).collect();
+        let of_step = |step_s: f64| -> Vec<(f64, f64)> {
+            target_pass.iter().map(|(rows, seconds)| (*rows, step_s * seconds / one_s)).collect()
+        };
         let (draft_pass, colocated_draft_pass) = (of_step(step_s), of_step(colocated_step_s));
+        let branch_pass = match branch_row_s(&near) {
+            Some(row_s) => [1.0, WIDTH as f64].map(|rows| (rows, rows * row_s)).to_vec(),
+            None => draft_pass.clone(),
+        };
         let mean_of = |part: fn(&Cell) -> Option<f64>| {
             mean(&fixed.iter().filter_map(|(_, cell)| part(cell)).collect::<Vec<_>>()).unwrap_or(0.0)
         };
@@ -218,6 +234,9 @@ impl FittedTimes {
         Ok(Self {
             target_pass,
             draft_pass,
+            branch_pass,
+            target_rest: rest(&facts.rests, |rest| rest.draft_s, |rest| rest.target_s),
+            draft_rest: rest(&facts.rests, |rest| rest.target_s, |rest| rest.draft_s),
             colocated_draft_pass,
             draft_around_s: (around_s + beside_s - nearest_s).max(0.0),
             target_around_s: (target_around_s - target_rtt.as_secs_f64()).max(0.0),
@@ -235,12 +254,32 @@ impl FittedTimes {
         Ok(Times {
             target_pass: PassCurve::new(self.target_pass.clone())?,
             draft_pass: PassCurve::new(draft_pass.clone())?,
+            branch_pass: PassCurve::new(self.branch_pass.clone())?,
+            target_rest: RestCurve::new(self.target_rest.clone())?,
+            draft_rest: RestCurve::new(self.draft_rest.clone())?,
             draft_around_s: self.draft_around_s,
             target_around_s: self.target_around_s,
             coordinator_s: self.coordinator_s,
             spread: 0.0,
         })
     }
+}
+
+/// What a row of a branch takes, in seconds, where a draft that is near is busiest: all its time goes
+/// into the rows.
+fn branch_row_s(near: &[&Cell]) -> Option<f64> {
+    let ahead = near.iter().filter(|cell| cell.branches > 0 && cell.gamma != Gamma::Auto.to_string());
+    let row_s = ahead.filter_map(|cell| {
+        let rows = cell.anticipation.as_ref()?.rows as f64;
+        (rows > 0.0).then(|| Some(cell.cycle.wall_s? * cell.cycles as f64 / rows)).flatten()
+    });
+    row_s.reduce(f64::min)
+}
+
+/// What one side takes longer by how long it waits for the other, beside what it does where it waits for nothing else.
+fn rest(rests: &[Rest], other_s: fn(&Rest) -> f64, own_s: fn(&Rest) -> f64) -> Vec<(f64, f64)> {
+    let Some(none) = rests.first() else { return Vec::new() };
+    rising(rests.iter().map(|rest| (other_s(none) + rest.rest_s, (own_s(rest) - own_s(none)).max(0.0))).collect())
 }
 
 /// At each place the share of accepted tokens among those that followed accepted ones, over all γ.
@@ -299,6 +338,20 @@ mod tests {
     fn what_falls_is_evened_out() {
         let points = vec![(1.0, 2.0), (3.0, 4.0), (5.0, 3.5), (5.0, 2.5), (7.0, 2.0), (9.0, 6.0)];
         assert_eq!(rising(points), vec![(1.0, 2.0), (3.0, 3.0), (5.0, 3.0), (7.0, 3.0), (9.0, 6.0)]);
+    }
+
+    /// As the other side's leg lasts 2 s, that long is waited anyway.
+    #[test]
+    fn what_a_rest_costs_is_beyond_what_is_waited_anyway() {
+        let rests = [(0.0, 0.5, 2.0), (1.0, 0.8, 2.5), (3.0, 0.7, 2.2)];
+        let rests = rests.map(|(rest_s, draft_s, target_s)| Rest { rest_s, draft_s, target_s }).to_vec();
+        let near = |points: Vec<(f64, f64)>, expected: [(f64, f64); 3]| {
+            let off = |((a, b), (c, d)): (&(f64, f64), &(f64, f64))| (a - c).abs().max((b - d).abs());
+            assert!(points.iter().zip(&expected).map(off).fold(0.0, f64::max) < 1e-12, "{points:?}");
+        };
+        near(rest(&rests, |rest| rest.target_s, |rest| rest.draft_s), [(2.0, 0.0), (3.0, 0.25), (5.0, 0.25)]);
+        near(rest(&rests, |rest| rest.draft_s, |rest| rest.target_s), [(0.5, 0.0), (1.5, 0.35), (3.5, 0.35)]);
+        assert_eq!(rest(&[], |rest| rest.draft_s, |rest| rest.target_s), []);
     }
 
     #[test]

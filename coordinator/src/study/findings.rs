@@ -86,7 +86,7 @@ pub struct Cell {
     pub conditional_acceptance: Option<f64>,
     /// Median over the rounds of the median γ of their cycles.
     pub median_gamma: Option<f64>,
-    /// The parts of a cycle, means.
+    /// The parts of a cycle: medians over the rounds of their means.
     pub cycle: Breakdown,
     /// What drafting ahead brought.
     pub anticipation: Option<Anticipated>,
@@ -225,7 +225,7 @@ fn cells(plan: &Plan, setting: &Setting, records: &Records) -> Vec<Cell> {
             acceptance_rate: ratio(accepted, proposed),
             conditional_acceptance: ratio(accepted, accepted + rejections),
             median_gamma: median(&runs.iter().map(|run| run.median_gamma as f64).collect::<Vec<_>>()),
-            cycle: Breakdown::mean_of(&runs.iter().map(|run| (run.cycle, run.cycles as f64)).collect::<Vec<_>>()),
+            cycle: Breakdown::median_of(&runs.iter().map(|run| run.cycle).collect::<Vec<_>>()),
             anticipation: Anticipated::sum(runs.iter().filter_map(|run| run.anticipation)),
             draft: forwards(|run| run.draft),
             target: forwards(|run| run.target),

@@ -254,7 +254,7 @@ impl Section<'_> {
             title: self.title("Where a token's time goes"),
             svg: plots::stacked(&Axes { x: "policy: RTT in ms", y: "ms per token" }, &names, &stacks)?,
             words: format!(
-                "A cycle's parts, means, by the tokens that it brought. {}.",
+                "A cycle's parts, medians of the rounds' means, by the tokens that it brought. {}.",
                 policies.collect::<Vec<_>>().join(", ")
             ),
         })

@@ -101,6 +101,12 @@ fn a_plan_becomes_a_page_tables_and_the_plan_again() {
     let step_s = findings["pairs"][0]["step_s"].as_f64().expect("a number");
     let half = at("0.5 steps", "AR")["rtt_s"].as_f64().expect("a number");
     assert!((half - step_s / 2.0).abs() < 1e-9, "{half} {step_s}");
+    let rests = findings["pairs"][0]["rests"].as_array().expect("rests");
+    let lengths: Vec<f64> = rests.iter().filter_map(|rest| rest["rest_s"].as_f64()).collect();
+    // The step may be more than six milliseconds.
+    assert!(lengths.len() == 3 && lengths.is_sorted() && lengths[0] == 0.0 && lengths.contains(&3e-3), "{lengths:?}");
+    let legs = |rest: &Value| ["draft_s", "target_s"].iter().all(|leg| rest[leg].as_f64() > Some(0.0));
+    assert!(rests.iter().all(legs), "{rests:?}");
     assert_eq!(findings["theory"].as_array().map(Vec::len), Some(2 * 3));
     assert_eq!(findings["winners"].as_array().map(Vec::len), Some(SETTINGS / 4 * 3));
 
@@ -217,8 +223,16 @@ fn a_simulation_predicts_what_a_study_measured_and_can_be_repeated() {
     for (one, other) in rates(&first).into_iter().zip(rates(&again)) {
         assert!((one / other - 1.0).abs() < 1e-9, "{one} {other}");
     }
-    // Twice the targets carry more of two sessions.
-    let more = parsed(simulate(&output.join("fit.json"), &["--targets", "2", "--drafts", "2"]).succeeded());
+    // Where a row more takes its time, twice the targets carry more of two sessions.
+    let mut fit: Value =
+        serde_json::from_slice(&fs::read(output.join("fit.json")).expect("a fit")).expect("one JSON object");
+    for pair in fit["pairs"].as_array_mut().expect("pairs") {
+        pair["times"]["target_pass"] = serde_json::json!([[1, 1e-3], [3, 2e-3]]);
+    }
+    let changed = output.join("changed.json");
+    fs::write(&changed, fit.to_string()).expect("a fit");
+    let first = parsed(simulate(&changed, &[]).succeeded());
+    let more = parsed(simulate(&changed, &["--targets", "2", "--drafts", "2"]).succeeded());
     let rate = |all: &Value| {
         let cells = all["findings"]["cells"].as_array().expect("cells");
         let two = |cell: &&Value| cell["sessions"] == 2 && cell["policy"] == "AR" && cell["rtt"] == "0";

@@ -72,6 +72,8 @@ impl FromStr for Gamma {
 pub struct Observed {
     /// Tokens that were proposed.
     pub gamma: usize,
+    /// Whether an [`Outlook`] had chosen how many: trials are spaced by the time of such cycles.
+    pub is_chosen: bool,
     /// Tokens of them that were accepted.
     pub accepted: usize,
     /// The draft's part, where it was asked for what it proposed.
@@ -103,9 +105,12 @@ const NEWEST_TIME: f64 = 1.0 / 16.0;
 /// A time counts as no more than so many times what was expected: a machine stalls now and then.
 const LONGEST_SURPRISE: f64 = 4.0;
 
-/// What of the past stays with each new cycle in what is accepted, and in what a size takes.
+/// What of the past stays with each new cycle in what is accepted, in what a verdict takes by its rows, and in how long a cycle
+/// waits by γ. How verdicts compare is the model's and its device's, and what changes for all of them is the pace; a wait changes
+/// with the distance.
 const MEMORY_ACCEPTANCE: f64 = 1.0 - 1.0 / 128.0;
-const MEMORY_TIME: f64 = 1.0 - 1.0 / 64.0;
+const MEMORY_VERDICT: f64 = 1.0 - 1.0 / 512.0;
+const MEMORY_WAIT: f64 = 1.0 - 1.0 / 64.0;
 
 /// How much of its way back to 1, in logarithms, a pace goes with each cycle.
 const PACE_RETURNS: f64 = 1.0 / 64.0;
@@ -127,8 +132,13 @@ const MOST_SIZES: usize = 512;
 /// least.
 const FIRST_GAMMAS: [usize; 9] = [2, 2, 4, 0, 0, 0, 0, 0, 0];
 
-/// Another γ is tried when the time since the last trial is so many times what the trial is expected to lose.
-const TRIAL_SPACING: f64 = 100.0;
+/// A trial begins when the time since the last one of its kind is so many times what it is expected to lose: of [`Trial::Plain`],
+/// and of the others.
+const TRIAL_SPACING: [f64; 3] = [100.0, 200.0, 200.0];
+
+/// A proposal is worth the draft's time where it promises so many times what plain decoding does: the best of many guesses is
+/// likelier too high than too low.
+const LEAST_GAIN: f64 = 1.03;
 
 /// Cycles between two trials, at least.
 const TRIAL_CYCLES: u64 = 16;
@@ -143,7 +153,7 @@ const PLAIN_TRIAL_LENGTH: u64 = 6;
 ///
 /// In DESIGN §8's words: argmax over g of E(g) / T(g), with E from the survival and T from the times as they are. It follows
 /// them as they change. What it does not use it would never see again, so another γ is tried now and then, as seldom as its
-/// expected loss asks for: all trials together cost about one hundredth of the time. A trial is several cycles, because what is
+/// expected loss asks for: trials cost about a fiftieth of the time at most. A trial is several cycles, because what is
 /// drafted ahead saves none of the first one's waiting.
 #[derive(Clone, Debug)]
 pub struct Outlook {
@@ -161,12 +171,34 @@ pub struct Outlook {
     waited: Curve,
     /// Sessions in a pass.
     sessions: Average,
-    /// Since the last trial began.
-    since_trial_s: f64,
+    /// What the cycle before proposed.
+    before: usize,
+    /// Cycles since the last trial began, and the time since the last one of each [`Trial`].
     since_trial: u64,
-    trials: u64,
+    since_trial_s: [f64; 3],
     /// The γ that is tried, and for how many more cycles.
     trial: (usize, u64),
+}
+
+/// What is tried, to see again what was not used for long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// No proposal, to which all else is held: a machine may have changed its speed since it was seen. Where that is best, a
+    /// proposal, without which nothing of the draft is seen.
+    Plain,
+    /// A longer proposal.
+    Longer,
+    /// A shorter one.
+    Shorter,
+}
+
+/// γ for the next cycle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Tokens to propose.
+    pub gamma: usize,
+    /// The trial that begins with it.
+    pub trial: Option<Trial>,
 }
 
 /// Proposals at one place of the window that followed accepted ones, and those that were accepted themselves.
@@ -186,6 +218,8 @@ struct Average {
 /// What something takes by its size, a pass by its rows or a wait by γ: a line through all, and what each size is off it.
 #[derive(Clone, Debug)]
 struct Curve {
+    /// What of the past stays with each new one.
+    memory: f64,
     weight: f64,
     size: f64,
     seconds: f64,
@@ -213,27 +247,36 @@ impl Outlook {
         Self {
             cycles: 0,
             places: [Place::default(); MOST_GAMMA],
-            verdict: Curve::new(),
+            verdict: Curve::new(MEMORY_VERDICT),
             pace: Average::default(),
             draft_step_s: Average::default(),
             draft_around_s: Average::default(),
-            waited: Curve::new(),
+            waited: Curve::new(MEMORY_WAIT),
             sessions: Average::default(),
-            since_trial_s: 0.0,
+            before: 0,
             since_trial: 0,
-            trials: 0,
+            since_trial_s: [0.0; 3],
             trial: (0, 0),
         }
     }
 
     /// Takes a cycle into account.
     pub fn learn(&mut self, cycle: &Observed) {
-        let Observed { gamma, accepted, draft, waited_s, is_cold, verify_s, batch_rows, around_s } = *cycle;
+        let Observed { gamma, is_chosen, accepted, draft, waited_s, is_cold, verify_s, batch_rows, around_s } = *cycle;
         let gamma = gamma.min(MOST_GAMMA);
         self.cycles += 1;
-        self.since_trial += 1;
-        self.since_trial_s += verify_s + around_s + waited_s;
+        if is_chosen {
+            self.since_trial += 1;
+            self.since_trial_s.iter_mut().for_each(|since_s| *since_s += verify_s + around_s + waited_s);
+        }
         let rows = batch_rows.max(1);
+        // A target that waited for a draft finds little of what it needs near; in plain decoding it does not wait.
+        let has_rested = gamma == 0 && self.before > 0;
+        self.before = gamma;
+        if has_rested {
+            self.waited.fade();
+            return;
+        }
         let usual_s = self.verdict.seconds(rows as f64);
         let mut verdict_s = verify_s + around_s;
         if usual_s > 0.0 {
@@ -266,52 +309,49 @@ impl Outlook {
     }
 
     /// γ for the next cycle, up to `most`: the best, or another one to be tried.
-    pub fn gamma(&mut self, most: usize) -> usize {
+    pub fn gamma(&mut self, most: usize) -> Choice {
         let most = most.min(MOST_GAMMA);
+        let chosen = |gamma| Choice { gamma, trial: None };
         if let Some(&first) = FIRST_GAMMAS.get(self.cycles as usize) {
-            return first.min(most);
+            return chosen(first.min(most));
         }
         if let (gamma, left @ 1..) = self.trial {
             self.trial = (gamma, left - 1);
-            return gamma.min(most);
+            return chosen(gamma.min(most));
         }
         let best = self.best(most);
         if self.since_trial < TRIAL_CYCLES {
-            return best;
+            return chosen(best);
         }
-        // Without a proposal nothing of the draft is seen; with one, its neighbours are.
-        let longer = (best + best.div_ceil(2)).min(most);
-        // Plain decoding too, as what all else is held to: a machine may have changed its speed since it was seen.
-        let other = match (best, self.trials % 3) {
-            (0, _) => self.best_from(1.min(most), most),
-            (_, 0) => 0,
-            (_, 1) if longer > best => longer,
-            (_, _) => best / 2,
-        };
-        let lost_s = self.cycle_s(other) * (1.0 - self.rate(other) / self.rate(best));
-        let length = if other == 0 { PLAIN_TRIAL_LENGTH } else { TRIAL_LENGTH };
-        if other != best && self.since_trial_s >= TRIAL_SPACING * length as f64 * lost_s {
-            self.tried();
-            self.trial = (other, length - 1);
-            return other;
-        }
-        best
-    }
-
-    /// Trials that have begun.
-    pub fn trials(&self) -> u64 {
-        self.trials
+        let due = [Trial::Plain, Trial::Longer, Trial::Shorter].into_iter().filter_map(|trial| {
+            let gamma = match trial {
+                Trial::Plain if best == 0 => self.best_from(1.min(most), most),
+                Trial::Plain => 0,
+                Trial::Longer => (best + best.div_ceil(2)).min(most),
+                Trial::Shorter => best / 2,
+            };
+            let length = if gamma == 0 { PLAIN_TRIAL_LENGTH } else { TRIAL_LENGTH };
+            let lost_s = length as f64 * self.cycle_s(gamma) * (1.0 - self.rate(gamma) / self.rate(best));
+            let since_s = self.since_trial_s[trial as usize];
+            (gamma != best && since_s >= TRIAL_SPACING[trial as usize] * lost_s)
+                .then_some((since_s, trial, gamma, length))
+        });
+        let Some((_, trial, gamma, length)) = due.max_by(|a, b| a.0.total_cmp(&b.0)) else { return chosen(best) };
+        self.tried(trial);
+        self.trial = (gamma, length - 1);
+        Choice { gamma, trial: Some(trial) }
     }
 
     /// A trial has begun, of this or of a copy: the next one is later.
-    pub fn tried(&mut self) {
-        (self.since_trial, self.since_trial_s) = (0, 0.0);
-        self.trials += 1;
+    pub fn tried(&mut self, trial: Trial) {
+        self.since_trial = 0;
+        self.since_trial_s[trial as usize] = 0.0;
     }
 
     /// The γ, up to `most`, that promises the most tokens in its time.
     pub fn best(&self, most: usize) -> usize {
-        self.best_from(0, most)
+        let best = self.best_from(1.min(most), most);
+        if self.rate(best) > LEAST_GAIN * self.rate(0) { best } else { 0 }
     }
 
     fn best_from(&self, least: usize, most: usize) -> usize {
@@ -387,8 +427,8 @@ impl Average {
 }
 
 impl Curve {
-    fn new() -> Self {
-        Self { weight: 0.0, size: 0.0, seconds: 0.0, size_size: 0.0, size_seconds: 0.0, beside: Vec::new() }
+    fn new(memory: f64) -> Self {
+        Self { memory, weight: 0.0, size: 0.0, seconds: 0.0, size_size: 0.0, size_seconds: 0.0, beside: Vec::new() }
     }
 
     /// All that was seen took `factor` times as long.
@@ -405,7 +445,7 @@ impl Curve {
         }
         let sums = [&mut self.weight, &mut self.size, &mut self.seconds, &mut self.size_size, &mut self.size_seconds];
         let counts = self.beside.iter_mut().map(|beside| &mut beside.count);
-        sums.into_iter().chain(counts).for_each(|value| *value *= MEMORY_TIME);
+        sums.into_iter().chain(counts).for_each(|value| *value *= self.memory);
     }
 
     fn learn(&mut self, size: usize, seconds: f64) {

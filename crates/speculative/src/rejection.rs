@@ -20,7 +20,7 @@ use crate::{
 mod tests;
 
 /// How the draws of draft and target depend on each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Coupling {
     /// Through shared noise: both choose with the same, and the output does not depend on the draft.
     #[default]

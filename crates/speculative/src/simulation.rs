@@ -10,7 +10,7 @@
 //! - All sessions begin at once, prefilled, and run until each has its tokens; prompts cost nothing.
 //! - A pass takes its rows' time, however long the contexts are, and a lognormal variation. A device makes one at a time, with
 //!   all that waits: a window of γ + 1 rows, a row of each proposal under way (those that it has not seen yet in the first),
-//!   or, where nobody waits, a row of each branch that grows.
+//!   or, where nobody waits, a row of each branch that grows. A device that has waited for long takes longer once.
 //! - A proposal of γ tokens is γ passes of the draft. A draft that was interrupted goes on at the end of a pass, at once.
 //! - Co-located drafts use the devices of their targets, in turn with them, and no network lies between the two.
 //! - Whether a token is accepted is decided by its session and position, and by its place in the window where acceptance differs
@@ -20,7 +20,7 @@
 //! - Each session chooses γ by what it has learnt itself. A coordinator's requests begin with what those before them have learnt.
 //!
 //! Left out: bandwidth, the coordinator's and the network's own queues, deadlines, faults, confidence thresholds, contexts that
-//! are full, the memory that bounds how deep branches go, and branches' cost beside their rows.
+//! are full, and the memory that bounds how deep branches go.
 //!
 //! # Sources
 //! DESIGN §3 to §6 and §8; Leviathan et al. 2023 (arXiv 2211.17192) for the cycle; Kumar, Dao, May 2026 (arXiv 2603.03251) for
@@ -98,6 +98,12 @@ pub struct Times {
     pub target_pass: PassCurve,
     /// A pass of the draft by its rows.
     pub draft_pass: PassCurve,
+    /// A pass of branches by its rows, with its share of what beginning and sending them costs.
+    pub branch_pass: PassCurve,
+    /// What the first pass of the target takes longer after the device has waited for its model's next pass.
+    pub target_rest: RestCurve,
+    /// The same of the draft.
+    pub draft_rest: RestCurve,
     /// What a message to the draft and its answer cost beside network and passes, in seconds.
     pub draft_around_s: f64,
     /// The same of the target.
@@ -161,6 +167,37 @@ impl PassCurve {
     }
 }
 
+/// What a pass takes longer by how long its device has waited: points (waited, longer), both in seconds, straight lines between
+/// them, nothing before the first, and beyond the last as much as there. The default is nothing at all.
+///
+/// What the model needs leaves the device's caches meanwhile, for those of others who share them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RestCurve(Vec<(f64, f64)>);
+
+impl RestCurve {
+    /// From points, if any.
+    ///
+    /// # Errors
+    /// Waits that do not ascend, or what is below 0 or falls.
+    pub fn new(points: Vec<(f64, f64)>) -> Result<Self, InvalidWorld> {
+        let ascend = points.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1);
+        let valid =
+            points.iter().all(|(waited, longer)| *waited >= 0.0 && *longer >= 0.0 && (waited + longer).is_finite());
+        check("rests", &points, ascend && valid, "waits from 0 that ascend, with seconds from 0 that do not fall")?;
+        Ok(Self(points))
+    }
+
+    /// In seconds, after so many.
+    fn seconds(&self, waited_s: f64) -> f64 {
+        let after = self.0.partition_point(|point| point.0 <= waited_s);
+        match (after.checked_sub(1).map(|before| self.0[before]), self.0.get(after)) {
+            (Some(a), Some(b)) => a.1 + (b.1 - a.1) * (waited_s - a.0) / (b.0 - a.0),
+            (Some(last), None) => last.1,
+            (None, _) => 0.0,
+        }
+    }
+}
+
 impl World {
     /// Tokens of a whole text.
     fn longest(&self) -> usize {
@@ -210,7 +247,7 @@ fn check(
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {value}, allowed: {allowed}")]
 pub struct InvalidWorld {
-    /// The field's name in [`World`] or [`Times`]; `points` of a [`PassCurve`].
+    /// The field's name in [`World`] or [`Times`]; `points` of a [`PassCurve`], `rests` of a [`RestCurve`].
     pub field: &'static str,
     /// The value that it had.
     pub value: String,

@@ -98,7 +98,7 @@ impl Run<'_> {
         let most = (self.world.longest() - session.committed - 1).min(MOST_GAMMA);
         let (gamma, most) = match self.world.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
-            Gamma::Auto => (session.outlook.gamma(most), most),
+            Gamma::Auto => (session.outlook.gamma(most).gamma, most),
         };
         if gamma == 0 {
             return self.window(id, 0);
@@ -272,20 +272,22 @@ impl Run<'_> {
         server.wakes = false;
         server.admit();
         let Some(kind) = server.next() else { return };
-        let (rows, curve) = match kind {
-            Kind::Verify => (server.verify_rows(), &self.times.target_pass),
-            Kind::Draft => (server.draft_rows(), &self.times.draft_pass),
+        let Times { target_pass, draft_pass, branch_pass, target_rest, draft_rest, .. } = self.times;
+        let (rows, curve, rest) = match kind {
+            Kind::Verify => (server.verify_rows(), target_pass, target_rest),
+            Kind::Draft => (server.draft_rows(), draft_pass, draft_rest),
             Kind::Grow => {
                 let rows = server.growing.iter().map(|id| self.sessions[*id].draft.rows()).sum();
                 self.tally.branch_rows(rows);
-                (rows, &self.times.draft_pass)
+                (rows, branch_pass, draft_rest)
             }
         };
+        let longer_s = rest.seconds(server.waited_s(kind, self.clock.now_s()));
         let of = match (kind, self.world.placement) {
             (Kind::Draft | Kind::Grow, Placement::Apart) => at - self.world.targets,
             _ => at,
         };
-        let took_s = self.times.varied(curve.seconds(rows), server.lot(self.world.seed, of, kind));
+        let took_s = self.times.varied(curve.seconds(rows) + longer_s, server.lot(self.world.seed, of, kind));
         server.begin(Pass { kind, rows, took_s });
         self.clock.schedule(self.clock.now_s() + took_s, Turn::Happens, Event::Passed(at));
     }
@@ -293,7 +295,7 @@ impl Run<'_> {
     fn passed(&mut self, at: usize) {
         let now_s = self.clock.now_s();
         let server = &mut self.servers[at];
-        let Some(Pass { kind, rows, took_s }) = server.pass.take() else { return };
+        let Some(Pass { kind, rows, took_s }) = server.end(now_s) else { return };
         match kind {
             Kind::Verify => {
                 for Verify { session, arrived_s, .. } in server.verified() {

@@ -19,8 +19,9 @@ pub(super) struct Server {
     pub(super) wakes: bool,
     /// Where one device has both models, they take turns.
     drafted_last: bool,
-    /// The target's and the draft's so far.
+    /// The target's and the draft's so far, and when the last of each ended, in seconds.
     passes: [u32; 2],
+    ended_s: [f64; 2],
     /// In the target's passes and in the draft's, in seconds.
     pub(super) verifying_s: f64,
     pub(super) drafting_s: f64,
@@ -74,6 +75,13 @@ pub(super) enum Kind {
     Grow,
 }
 
+impl Kind {
+    /// The target, or the draft.
+    fn model(self) -> usize {
+        usize::from(self != Self::Verify)
+    }
+}
+
 impl Server {
     pub(super) fn enqueue(&mut self, task: Task) {
         self.arrived.push(task);
@@ -113,9 +121,14 @@ impl Server {
 
     /// What decides how long the next pass takes. Those of one model are alike on whatever device: its server is the `of`th.
     pub(super) fn lot(&mut self, seed: u64, of: usize, kind: Kind) -> f64 {
-        let model = usize::from(kind != Kind::Verify);
+        let model = kind.model();
         self.passes[model] += 1;
         lot(seed, [of as u32, self.passes[model], model as u32], stream::PASSES)
+    }
+
+    /// How long the model of the next pass has made none, in seconds.
+    pub(super) fn waited_s(&self, kind: Kind, now_s: f64) -> f64 {
+        now_s - self.ended_s[kind.model()]
     }
 
     pub(super) fn begin(&mut self, pass: Pass) {
@@ -125,6 +138,13 @@ impl Server {
             Kind::Draft | Kind::Grow => self.drafting_s += pass.took_s,
         }
         self.pass = Some(pass);
+    }
+
+    /// The pass has ended.
+    pub(super) fn end(&mut self, now_s: f64) -> Option<Pass> {
+        let pass = self.pass.take()?;
+        self.ended_s[pass.kind.model()] = now_s;
+        Some(pass)
     }
 
     /// Windows that the pass has verified.

@@ -58,6 +58,7 @@ impl Cycle {
         let drafted = |leg: Leg| Drafted { compute_s: leg.compute_s, around_s: leg.network_s + leg.queue_s };
         Observed {
             gamma: self.proposed,
+            is_chosen: true,
             accepted,
             // A late hit tells nothing of what the draft takes.
             draft: self.draft.filter(|leg| leg.compute_s > 0.0).map(drafted),

@@ -14,6 +14,9 @@ fn times() -> Times {
     Times {
         target_pass: PassCurve::new(vec![(1.0, STEP_S), (2.0, STEP_S + 0.1e-3)]).unwrap(),
         draft_pass: PassCurve::constant(DRAFT_S).unwrap(),
+        branch_pass: PassCurve::constant(DRAFT_S).unwrap(),
+        target_rest: RestCurve::default(),
+        draft_rest: RestCurve::default(),
         draft_around_s: 0.08e-3,
         target_around_s: 0.06e-3,
         coordinator_s: 0.02e-3,
@@ -101,6 +104,31 @@ fn the_parts_add_up_and_are_what_they_are() {
     assert_near(outcome.cycle.target_network_s, 0.1 * STEP_S + 0.06e-3, 1e-6, "target network");
     assert_near(coordinator_s, 0.02e-3, 1e-6, "coordinator");
     assert!(draft_queue_s < 1e-9 && target_queue_s < 1e-9, "{:?}", outcome.cycle);
+}
+
+/// Beside the distance, each of the two waits for as long as the other takes.
+#[test]
+fn a_device_that_has_rested_takes_longer_by_its_curve() {
+    let rest = |points: &[(f64, f64)]| RestCurve::new(points.to_vec()).unwrap();
+    let rested = Times {
+        draft_rest: rest(&[(3e-3, 0.0), (7e-3, 2e-3)]),
+        target_rest: rest(&[(1e-3, 0.1e-3), (2.5e-3, 0.4e-3)]),
+        ..times()
+    };
+    let outcome = away(1.0).run(&rested).unwrap();
+    let before = away(1.0).run(&times()).unwrap();
+    // All of a cycle but its own passes.
+    let longer_s = (outcome.cycle.wall_s - outcome.cycle.draft_compute_s - 3e-3) * 0.5;
+    assert!(longer_s > 0.5e-3, "{longer_s}");
+    assert_near(outcome.cycle.draft_compute_s, 4.0 * DRAFT_S + longer_s, 0.01, "draft compute");
+    let target_s = |outcome: &Outcome| outcome.cycle.target_compute_s;
+    assert_near(target_s(&outcome), target_s(&before) + 0.4e-3, 0.01, "target compute");
+    let near = rest(&[(1.0, 0.5)]);
+    assert_eq!([near.seconds(0.9), near.seconds(1.0), near.seconds(9.0)], [0.0, 0.5, 0.5]);
+    for wrong in [vec![(1.0, 0.2), (1.0, 0.3)], vec![(1.0, 0.2), (2.0, 0.1)], vec![(-1.0, 0.0)], vec![(0.0, f64::NAN)]]
+    {
+        assert!(RestCurve::new(wrong.clone()).is_err(), "{wrong:?}");
+    }
 }
 
 /// The last proposed token was not forwarded when it was accepted.

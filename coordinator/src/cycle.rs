@@ -383,6 +383,7 @@ impl<'a> Generation<'a> {
                 if let Some(trial) = trial {
                     self.pair.tried(&self.request, trial);
                 }
+                cycle.is_chosen = true;
                 (gamma, most)
             }
         };
@@ -424,9 +425,7 @@ impl<'a> Generation<'a> {
             draft.learn(proposal.len(), verdict.accepted, cycle.target.round_trip());
         }
         cycle.end(proposal.len(), verdict.accepted);
-        let unasked = self.cycles.last().is_none_or(|before| before.wanted == 0);
-        let is_cold = self.request.branches > 0 && unasked;
-        let observed = cycle.observed(self.request.gamma == Gamma::Auto, is_cold);
+        let observed = cycle.observed(self.cycles.last(), self.request.branches > 0);
         if cycle.anticipation.is_some_and(|anticipation| anticipation.outcome != AnticipationOutcome::Miss) {
             let usual_s = self.outlook.draft_s(proposal.len());
             cycle.saved = Duration::from_secs_f64((usual_s - observed.waited_s).max(0.0));

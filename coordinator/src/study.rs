@@ -20,8 +20,9 @@ mod stage;
 use std::{
     future::{self, Future},
     pin::pin,
+    sync::{Mutex, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use speculative::{Coupling, Sampling, TokenId};
@@ -40,7 +41,7 @@ use crate::{
     Access, Deadlines, Pair, PairRoofs, Request, Run, StopReason, TraceCycles, bench,
     cycle::{generate, generate_paced},
     report::{Model, Models, median},
-    text,
+    text::{self, Piece},
 };
 use stage::Stage;
 
@@ -296,19 +297,24 @@ async fn rests(plan: &Plan, near: &Pair, step: Duration, prompts: &[Vec<TokenId>
     if lengths.len() == 1 {
         return Ok(Vec::new());
     }
-    let mut legs = vec![[Vec::new(), Vec::new()]; lengths.len()];
+    let mut all = vec![[Vec::new(), Vec::new(), Vec::new()]; lengths.len()];
     for prompt in prompts.iter().cycle().take(REST_RUNS) {
-        for (length, [draft, target]) in lengths.iter().zip(&mut legs) {
+        for (&length, [rests, draft, target]) in lengths.iter().zip(&mut all) {
             let request = Request {
                 max_tokens: REST_TOKENS,
                 gamma: REST_GAMMA.into(),
                 trace_cycles: TraceCycles::Off,
                 ..Request::new(prompt.clone(), Sampling::greedy())
             };
-            let rest = |_| async {
-                let length = *length;
-                // The runtime's own timer ticks in milliseconds.
-                let _ = task::spawn_blocking(move || thread::sleep(length)).await;
+            let rested = Mutex::new(&mut *rests);
+            let rest = async |piece: Piece| {
+                // A cycle ends with the target's own token.
+                if !piece.accepted {
+                    let begun = Instant::now();
+                    // The runtime's own timer ticks in milliseconds.
+                    let _ = task::spawn_blocking(move || thread::sleep(length)).await;
+                    rested.lock().unwrap_or_else(PoisonError::into_inner).push(begun.elapsed().as_secs_f64());
+                }
             };
             let run = generate_paced(near, request, DEADLINES, &Tracer::off(), rest, future::pending()).await?;
             for cycle in run.cycles.iter().skip(1) {
@@ -318,11 +324,11 @@ async fn rests(plan: &Plan, near: &Pair, step: Duration, prompts: &[Vec<TokenId>
             }
         }
     }
-    let rest = |(length, [draft, target]): (&Duration, &[Vec<f64>; 2])| {
-        let (draft_s, target_s) = (median(draft)?, median(target)?);
-        Some(Rest { rest_s: length.as_secs_f64(), draft_s, target_s })
+    let rest = |[rests, draft, target]: &[Vec<f64>; 3]| {
+        Some(Rest { rest_s: median(rests)?, draft_s: median(draft)?, target_s: median(target)? })
     };
-    Ok(lengths.iter().zip(&legs).filter_map(rest).collect())
+    // A draft that has proposed nothing says nothing.
+    Ok(all.iter().map(rest).collect::<Option<_>>().unwrap_or_default())
 }
 
 fn prompts(plan: &Plan, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, crate::Error> {

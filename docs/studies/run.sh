@@ -48,4 +48,6 @@ done
 
 awake 0
 awake 1
+sleep 0.1
+kill -0 "${pids[@]:(-2)}" || { echo "the processors cannot be kept awake" >&2; exit 1; }
 taskset -c 0 "$bin/outrider" study "$plan" --output "$output"

@@ -117,6 +117,8 @@ pub struct Cycle {
     pub number: u64,
     /// Tokens that were wanted of the draft.
     pub wanted: usize,
+    /// Whether that was chosen by what the cycles before had shown.
+    pub is_chosen: bool,
     /// Tokens that were proposed.
     pub gamma: usize,
     /// Tokens that were accepted.
@@ -141,6 +143,7 @@ impl Cycle {
         Self {
             number,
             wanted: 0,
+            is_chosen: false,
             gamma: 0,
             accepted: 0,
             draft: None,
@@ -178,21 +181,22 @@ impl Cycle {
         self.wall.saturating_sub(legs)
     }
 
-    /// What it shows of the times to come; `is_cold` says that nothing was drafted ahead for it though it
-    /// might have been.
-    pub(super) fn observed(&self, is_chosen: bool, is_cold: bool) -> Observed {
+    /// What it shows of the times to come, after the session's cycle `before`. Where something is drafted `ahead`, it was not for
+    /// this cycle if that one had asked for nothing.
+    pub(super) fn observed(&self, before: Option<&Self>, ahead: bool) -> Observed {
         let drafted = |leg: Leg| Drafted {
             compute_s: leg.compute.as_secs_f64(),
             around_s: (leg.network + leg.queue).as_secs_f64(),
         };
         Observed {
             gamma: self.gamma,
-            is_chosen,
+            is_chosen: self.is_chosen,
             accepted: self.accepted,
             // A late hit tells nothing of what the draft takes.
             draft: self.draft.filter(|leg| self.gamma > 0 && !leg.compute.is_zero()).map(drafted),
             waited_s: self.draft.filter(|_| self.gamma > 0).map_or(0.0, |leg| leg.round_trip().as_secs_f64()),
-            is_cold,
+            is_cold: ahead && before.is_none_or(|before| before.wanted == 0),
+            has_rested: self.gamma == 0 && before.is_some_and(|before| before.gamma > 0),
             verify_s: self.target.compute.as_secs_f64(),
             batch_rows: 1 + self.gamma + self.target.others_rows as usize,
             around_s: (self.target.queue + self.target.network + self.coordinator()).as_secs_f64(),

@@ -231,12 +231,19 @@ impl FittedTimes {
         };
         let around_s = mean_of(|cell| Some(cell.cycle.draft_network_s? + cell.cycle.draft_queue_s?));
         let target_around_s = mean_of(|cell| Some(cell.cycle.target_network_s? + cell.cycle.target_queue_s?));
+        // What each waits for from one pass to the next, in what was fitted to.
+        let draft_s = mean_of(|cell| Some(cell.cycle.draft_compute_s? + cell.cycle.draft_queue_s?));
+        let target_s = mean_of(|cell| Some(cell.cycle.target_compute_s? + cell.cycle.target_queue_s?));
+        let between_s = mean_of(|cell| {
+            Some(cell.cycle.draft_network_s? + cell.cycle.target_network_s? + cell.cycle.coordinator_s?)
+        });
+        let (target_waits_s, draft_waits_s) = (draft_s + between_s, target_s + between_s);
         Ok(Self {
             target_pass,
             draft_pass,
             branch_pass,
-            target_rest: rest(&facts.rests, |rest| rest.draft_s, |rest| rest.target_s),
-            draft_rest: rest(&facts.rests, |rest| rest.target_s, |rest| rest.draft_s),
+            target_rest: rest(&facts.rests, target_waits_s, |rest| rest.target_s),
+            draft_rest: rest(&facts.rests, draft_waits_s, |rest| rest.draft_s),
             colocated_draft_pass,
             draft_around_s: (around_s + beside_s - nearest_s).max(0.0),
             target_around_s: (target_around_s - target_rtt.as_secs_f64()).max(0.0),
@@ -265,21 +272,23 @@ impl FittedTimes {
     }
 }
 
-/// What a row of a branch takes, in seconds, where a draft that is near is busiest: all its time goes
-/// into the rows.
+/// What a row of a branch takes, in seconds, where a draft that is near is busiest: with all that it does beside, but for proposals
+/// that it is asked for.
 fn branch_row_s(near: &[&Cell]) -> Option<f64> {
     let ahead = near.iter().filter(|cell| cell.branches > 0 && cell.gamma != Gamma::Auto.to_string());
     let row_s = ahead.filter_map(|cell| {
-        let rows = cell.anticipation.as_ref()?.rows as f64;
-        (rows > 0.0).then(|| Some(cell.cycle.wall_s? * cell.cycles as f64 / rows)).flatten()
+        let rows = cell.anticipation.as_ref()?.rows as f64 / cell.cycles as f64;
+        let ahead_s = cell.cycle.wall_s? - cell.cycle.draft_compute_s?;
+        (rows > 0.0 && ahead_s > 0.0).then_some(ahead_s / rows)
     });
     row_s.reduce(f64::min)
 }
 
-/// What one side takes longer by how long it waits for the other, beside what it does where it waits for nothing else.
-fn rest(rests: &[Rest], other_s: fn(&Rest) -> f64, own_s: fn(&Rest) -> f64) -> Vec<(f64, f64)> {
+/// What one side takes longer by how long it waits, where it waits for `waits_s` with no rest.
+fn rest(rests: &[Rest], waits_s: f64, own_s: fn(&Rest) -> f64) -> Vec<(f64, f64)> {
     let Some(none) = rests.first() else { return Vec::new() };
-    rising(rests.iter().map(|rest| (other_s(none) + rest.rest_s, (own_s(rest) - own_s(none)).max(0.0))).collect())
+    let point = |rest: &Rest| (waits_s + rest.rest_s - none.rest_s, (own_s(rest) - own_s(none)).max(0.0));
+    rising(rests.iter().map(point).collect())
 }
 
 /// At each place the share of accepted tokens among those that followed accepted ones, over all γ.
@@ -340,18 +349,13 @@ mod tests {
         assert_eq!(rising(points), vec![(1.0, 2.0), (3.0, 3.0), (5.0, 3.0), (7.0, 3.0), (9.0, 6.0)]);
     }
 
-    /// As the other side's leg lasts 2 s, that long is waited anyway.
     #[test]
     fn what_a_rest_costs_is_beyond_what_is_waited_anyway() {
-        let rests = [(0.0, 0.5, 2.0), (1.0, 0.8, 2.5), (3.0, 0.7, 2.2)];
+        let rests = [(0.25, 0.5, 2.0), (1.25, 0.8, 2.5), (3.25, 0.7, 2.25)];
         let rests = rests.map(|(rest_s, draft_s, target_s)| Rest { rest_s, draft_s, target_s }).to_vec();
-        let near = |points: Vec<(f64, f64)>, expected: [(f64, f64); 3]| {
-            let off = |((a, b), (c, d)): (&(f64, f64), &(f64, f64))| (a - c).abs().max((b - d).abs());
-            assert!(points.iter().zip(&expected).map(off).fold(0.0, f64::max) < 1e-12, "{points:?}");
-        };
-        near(rest(&rests, |rest| rest.target_s, |rest| rest.draft_s), [(2.0, 0.0), (3.0, 0.25), (5.0, 0.25)]);
-        near(rest(&rests, |rest| rest.draft_s, |rest| rest.target_s), [(0.5, 0.0), (1.5, 0.35), (3.5, 0.35)]);
-        assert_eq!(rest(&[], |rest| rest.draft_s, |rest| rest.target_s), []);
+        assert_eq!(rest(&rests, 2.0, |rest| rest.draft_s), [(2.0, 0.0), (3.0, 0.25), (5.0, 0.25)]);
+        assert_eq!(rest(&rests, 0.5, |rest| rest.target_s), [(0.5, 0.0), (1.5, 0.375), (3.5, 0.375)]);
+        assert_eq!(rest(&[], 1.0, |rest| rest.draft_s), []);
     }
 
     #[test]

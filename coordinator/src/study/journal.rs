@@ -49,8 +49,8 @@ pub struct PairFacts {
     pub colocated_draft: Option<Model>,
     /// One step of plain decoding through the services, in seconds: the unit of distances in steps.
     pub step_s: f64,
-    /// What a cycle takes after both devices have rested, the shortest rest first; none where the plan has no distance.
-    #[serde(default)]
+    /// What a cycle takes after both devices have rested, the shortest rest first, which is none; empty where the plan has no
+    /// distance.
     pub rests: Vec<Rest>,
     /// Whether the target accepts by lot, so that the output depends on the draft.
     pub accepts_by_lot: bool,
@@ -63,7 +63,7 @@ pub struct PairFacts {
 /// A cycle with the draft near, after a rest: a device that waits for long finds less of what it needs in its caches.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Rest {
-    /// Between the cycle before and this one, in seconds.
+    /// Between the cycle before and this one, as long as it was, in seconds.
     pub rest_s: f64,
     /// From asking for the proposal to having it, in seconds.
     pub draft_s: f64,

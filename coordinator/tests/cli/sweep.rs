@@ -103,8 +103,12 @@ fn a_plan_becomes_a_page_tables_and_the_plan_again() {
     assert!((half - step_s / 2.0).abs() < 1e-9, "{half} {step_s}");
     let rests = findings["pairs"][0]["rests"].as_array().expect("rests");
     let lengths: Vec<f64> = rests.iter().filter_map(|rest| rest["rest_s"].as_f64()).collect();
-    // The step may be more than six milliseconds.
-    assert!(lengths.len() == 3 && lengths.is_sorted() && lengths[0] == 0.0 && lengths.contains(&3e-3), "{lengths:?}");
+    // None, 3 ms, and half a step, which may be more or less.
+    let is_three = |length: &f64| (3e-3..5e-3).contains(length);
+    assert!(
+        lengths.len() == 3 && lengths.is_sorted() && lengths[0] < 2e-3 && lengths.iter().any(is_three),
+        "{lengths:?}"
+    );
     let legs = |rest: &Value| ["draft_s", "target_s"].iter().all(|leg| rest[leg].as_f64() > Some(0.0));
     assert!(rests.iter().all(legs), "{rests:?}");
     assert_eq!(findings["theory"].as_array().map(Vec::len), Some(2 * 3));

@@ -82,6 +82,9 @@ pub struct Observed {
     pub waited_s: f64,
     /// Whether its proposal could have been drafted ahead, had one been asked for in the session's cycle before.
     pub is_cold: bool,
+    /// Whether it is of plain decoding, and the session's cycle before proposed something: the target has waited for that, and
+    /// finds little of what it needs near.
+    pub has_rested: bool,
     /// The target's forward pass and the choices from it.
     pub verify_s: f64,
     /// Rows of that pass, those of other sessions included.
@@ -132,8 +135,8 @@ const MOST_SIZES: usize = 512;
 /// least.
 const FIRST_GAMMAS: [usize; 9] = [2, 2, 4, 0, 0, 0, 0, 0, 0];
 
-/// A trial begins when the time since the last one of its kind is so many times what it is expected to lose: of [`Trial::Plain`],
-/// and of the others.
+/// A trial begins when the time since the last one of its kind is so many times what it is expected to lose: of [`Trial::Other`],
+/// and of the two beside it.
 const TRIAL_SPACING: [f64; 3] = [100.0, 200.0, 200.0];
 
 /// A proposal is worth the draft's time where it promises so many times what plain decoding does: the best of many guesses is
@@ -146,7 +149,7 @@ const TRIAL_CYCLES: u64 = 16;
 /// Cycles of a trial. The first one is cold where nothing was proposed before: what is drafted ahead shows from the second on.
 const TRIAL_LENGTH: u64 = 4;
 
-/// The same of plain decoding, whose cycles are short.
+/// The same of plain decoding, whose cycles are short. The first one is not learnt from: the target has rested.
 const PLAIN_TRIAL_LENGTH: u64 = 6;
 
 /// What is known of draft, target and the links between, from the cycles that were seen: which γ promises most.
@@ -171,8 +174,6 @@ pub struct Outlook {
     waited: Curve,
     /// Sessions in a pass.
     sessions: Average,
-    /// What the cycle before proposed.
-    before: usize,
     /// Cycles since the last trial began, and the time since the last one of each [`Trial`].
     since_trial: u64,
     since_trial_s: [f64; 3],
@@ -185,7 +186,7 @@ pub struct Outlook {
 pub enum Trial {
     /// No proposal, to which all else is held: a machine may have changed its speed since it was seen. Where that is best, a
     /// proposal, without which nothing of the draft is seen.
-    Plain,
+    Other,
     /// A longer proposal.
     Longer,
     /// A shorter one.
@@ -253,7 +254,6 @@ impl Outlook {
             draft_around_s: Average::default(),
             waited: Curve::new(MEMORY_WAIT),
             sessions: Average::default(),
-            before: 0,
             since_trial: 0,
             since_trial_s: [0.0; 3],
             trial: (0, 0),
@@ -262,7 +262,18 @@ impl Outlook {
 
     /// Takes a cycle into account.
     pub fn learn(&mut self, cycle: &Observed) {
-        let Observed { gamma, is_chosen, accepted, draft, waited_s, is_cold, verify_s, batch_rows, around_s } = *cycle;
+        let Observed {
+            gamma,
+            is_chosen,
+            accepted,
+            draft,
+            waited_s,
+            is_cold,
+            has_rested,
+            verify_s,
+            batch_rows,
+            around_s,
+        } = *cycle;
         let gamma = gamma.min(MOST_GAMMA);
         self.cycles += 1;
         if is_chosen {
@@ -270,10 +281,8 @@ impl Outlook {
             self.since_trial_s.iter_mut().for_each(|since_s| *since_s += verify_s + around_s + waited_s);
         }
         let rows = batch_rows.max(1);
-        // A target that waited for a draft finds little of what it needs near; in plain decoding it does not wait.
-        let has_rested = gamma == 0 && self.before > 0;
-        self.before = gamma;
         if has_rested {
+            // What plain decoding takes shows from the second cycle on.
             self.waited.fade();
             return;
         }
@@ -323,15 +332,17 @@ impl Outlook {
         if self.since_trial < TRIAL_CYCLES {
             return chosen(best);
         }
-        let due = [Trial::Plain, Trial::Longer, Trial::Shorter].into_iter().filter_map(|trial| {
+        // What a proposal does not promise beyond plain decoding would be lost where it is not there.
+        let promised = if best == 0 { LEAST_GAIN * self.rate(0) } else { self.rate(best) };
+        let due = [Trial::Other, Trial::Longer, Trial::Shorter].into_iter().filter_map(|trial| {
             let gamma = match trial {
-                Trial::Plain if best == 0 => self.best_from(1.min(most), most),
-                Trial::Plain => 0,
+                Trial::Other if best == 0 => self.best_from(1.min(most), most),
+                Trial::Other => 0,
                 Trial::Longer => (best + best.div_ceil(2)).min(most),
                 Trial::Shorter => best / 2,
             };
             let length = if gamma == 0 { PLAIN_TRIAL_LENGTH } else { TRIAL_LENGTH };
-            let lost_s = length as f64 * self.cycle_s(gamma) * (1.0 - self.rate(gamma) / self.rate(best));
+            let lost_s = length as f64 * self.cycle_s(gamma) * (1.0 - self.rate(gamma) / promised);
             let since_s = self.since_trial_s[trial as usize];
             (gamma != best && since_s >= TRIAL_SPACING[trial as usize] * lost_s)
                 .then_some((since_s, trial, gamma, length))
@@ -348,7 +359,7 @@ impl Outlook {
         self.since_trial_s[trial as usize] = 0.0;
     }
 
-    /// The γ, up to `most`, that promises the most tokens in its time.
+    /// The γ, up to `most`, that promises the most tokens in its time; 0 where that is little more than without a proposal.
     pub fn best(&self, most: usize) -> usize {
         let best = self.best_from(1.min(most), most);
         if self.rate(best) > LEAST_GAIN * self.rate(0) { best } else { 0 }

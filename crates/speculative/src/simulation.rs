@@ -10,7 +10,7 @@
 //! - All sessions begin at once, prefilled, and run until each has its tokens; prompts cost nothing.
 //! - A pass takes its rows' time, however long the contexts are, and a lognormal variation. A device makes one at a time, with
 //!   all that waits: a window of γ + 1 rows, a row of each proposal under way (those that it has not seen yet in the first),
-//!   or, where nobody waits, a row of each branch that grows. A device that has waited for long takes longer once.
+//!   or, where nobody waits, a row of each branch that grows. A model that has made no pass for long takes longer once.
 //! - A proposal of γ tokens is γ passes of the draft. A draft that was interrupted goes on at the end of a pass, at once.
 //! - Co-located drafts use the devices of their targets, in turn with them, and no network lies between the two.
 //! - Whether a token is accepted is decided by its session and position, and by its place in the window where acceptance differs
@@ -100,7 +100,7 @@ pub struct Times {
     pub draft_pass: PassCurve,
     /// A pass of branches by its rows, with its share of what beginning and sending them costs.
     pub branch_pass: PassCurve,
-    /// What the first pass of the target takes longer after the device has waited for its model's next pass.
+    /// What a pass of the target takes longer by how long the device made none of that model.
     pub target_rest: RestCurve,
     /// The same of the draft.
     pub draft_rest: RestCurve,
@@ -167,7 +167,7 @@ impl PassCurve {
     }
 }
 
-/// What a pass takes longer by how long its device has waited: points (waited, longer), both in seconds, straight lines between
+/// What a pass takes longer by how long its model has made none: points (waited, longer), both in seconds, straight lines between
 /// them, nothing before the first, and beyond the last as much as there. The default is nothing at all.
 ///
 /// What the model needs leaves the device's caches meanwhile, for those of others who share them.

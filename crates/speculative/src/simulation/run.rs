@@ -93,8 +93,9 @@ impl<'a> Run<'a> {
 impl Run<'_> {
     fn propose(&mut self, id: usize) {
         let session = &mut self.sessions[id];
-        let is_cold = self.world.branches > 0 && session.cycle.proposed == 0;
-        session.cycle = Cycle { begun_s: self.clock.now_s(), is_cold, ..Cycle::default() };
+        let has_rested = session.cycle.proposed > 0;
+        let is_cold = self.world.branches > 0 && !has_rested;
+        session.cycle = Cycle { begun_s: self.clock.now_s(), is_cold, has_rested, ..Cycle::default() };
         let most = (self.world.longest() - session.committed - 1).min(MOST_GAMMA);
         let (gamma, most) = match self.world.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),

@@ -46,6 +46,8 @@ pub(super) struct Cycle {
     pub(super) proposed: usize,
     /// Whether nothing was in the one before, where something could have been drafted ahead.
     pub(super) is_cold: bool,
+    /// Whether there was something in the one before.
+    pub(super) has_rested: bool,
     /// Where the draft was waited for.
     pub(super) draft: Option<Leg>,
     /// When the window left.
@@ -64,6 +66,7 @@ impl Cycle {
             draft: self.draft.filter(|leg| leg.compute_s > 0.0).map(drafted),
             waited_s: self.draft.map_or(0.0, Leg::round_trip_s),
             is_cold: self.is_cold,
+            has_rested: self.has_rested && self.proposed == 0,
             verify_s: target.compute_s,
             batch_rows,
             around_s: target.queue_s + target.network_s + coordinator_s,

@@ -50,7 +50,7 @@ const DEADLINES: Deadlines =
     Deadlines { draft: Duration::from_secs(1), draft_adapts: false, target: Duration::from_secs(30) };
 
 /// The runs, their tokens and their γ that say what rests do to devices.
-const REST_RUNS: usize = 8;
+const REST_RUNS: usize = 16;
 const REST_TOKENS: usize = 48;
 const REST_GAMMA: usize = 4;
 
@@ -288,7 +288,8 @@ async fn facts(
     })
 }
 
-/// What cycles take after rests as long as the plan's distances, in turn, so that a machine whose speed drifts moves all of them.
+/// What cycles take after rests as long as the plan's distances: in turn, each held to those with no rest just before on the same
+/// prompt, because a machine's speed drifts by more than a rest costs.
 async fn rests(plan: &Plan, near: &Pair, step: Duration, prompts: &[Vec<TokenId>]) -> Result<Vec<Rest>, StudyError> {
     let mut lengths: Vec<Duration> = plan.rtts.iter().map(|rtt| rtt.duration(step).min(LONGEST_REST)).collect();
     lengths.push(Duration::ZERO);
@@ -297,16 +298,18 @@ async fn rests(plan: &Plan, near: &Pair, step: Duration, prompts: &[Vec<TokenId>
     if lengths.len() == 1 {
         return Ok(Vec::new());
     }
-    let mut all = vec![[Vec::new(), Vec::new(), Vec::new()]; lengths.len()];
+    // By length: each run's medians of the rest, the draft's time and the target's.
+    let mut all: Vec<Vec<[f64; 3]>> = vec![Vec::new(); lengths.len()];
     for prompt in prompts.iter().cycle().take(REST_RUNS) {
-        for (&length, [rests, draft, target]) in lengths.iter().zip(&mut all) {
+        for (&length, runs) in lengths.iter().zip(&mut all) {
+            let [mut rests, mut draft, mut target] = [const { Vec::new() }; 3];
             let request = Request {
                 max_tokens: REST_TOKENS,
                 gamma: REST_GAMMA.into(),
                 trace_cycles: TraceCycles::Off,
                 ..Request::new(prompt.clone(), Sampling::greedy())
             };
-            let rested = Mutex::new(&mut *rests);
+            let rested = Mutex::new(&mut rests);
             let rest = async |piece: Piece| {
                 // A cycle ends with the target's own token.
                 if !piece.accepted {
@@ -322,12 +325,21 @@ async fn rests(plan: &Plan, near: &Pair, step: Duration, prompts: &[Vec<TokenId>
                 draft.push(drafted.round_trip().as_secs_f64());
                 target.push(cycle.target.round_trip().as_secs_f64());
             }
+            // A draft that has proposed nothing says nothing, after no rest and after any.
+            if let [Some(rest_s), Some(draft_s), Some(target_s)] = [&rests, &draft, &target].map(|of| median(of)) {
+                runs.push([rest_s, draft_s, target_s]);
+            }
         }
     }
-    let rest = |[rests, draft, target]: &[Vec<f64>; 3]| {
-        Some(Rest { rest_s: median(rests)?, draft_s: median(draft)?, target_s: median(target)? })
+    let none = &all[0];
+    let usual = |runs: &[[f64; 3]], part: usize| median(&runs.iter().map(|run| run[part]).collect::<Vec<_>>());
+    let longer = |runs: &[[f64; 3]], part: usize| {
+        let ratios: Vec<f64> = runs.iter().zip(none).map(|(run, none)| run[part] / none[part]).collect();
+        Some(usual(none, part)? * median(&ratios)?)
     };
-    // A draft that has proposed nothing says nothing.
+    let rest = |runs: &Vec<[f64; 3]>| {
+        Some(Rest { rest_s: usual(runs, 0)?, draft_s: longer(runs, 1)?, target_s: longer(runs, 2)? })
+    };
     Ok(all.iter().map(rest).collect::<Option<_>>().unwrap_or_default())
 }
 

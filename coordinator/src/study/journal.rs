@@ -65,7 +65,8 @@ pub struct PairFacts {
 pub struct Rest {
     /// Between the cycle before and this one, as long as it was, in seconds.
     pub rest_s: f64,
-    /// From asking for the proposal to having it, in seconds.
+    /// From asking for the proposal to having it, in seconds: with no rest the median, and so many times that after one as
+    /// cycles took beside others with none.
     pub draft_s: f64,
     /// The same of the verdict.
     pub target_s: f64,

@@ -15,9 +15,10 @@
 //! - Co-located drafts use the devices of their targets, in turn with them, and no network lies between the two.
 //! - Whether a token is accepted is decided by its session and position, and by its place in the window where acceptance differs
 //!   by place: at each position the draft ranks eight tokens by z + g, the greatest of a Gumbel process; the target chooses among
-//!   them, or another, by the odds exp((z + g) / σ), σ such that it chooses the first as often as is wanted. The draft ranks a
+//!   them, or another, by the odds exp((z + g) / σ), σ such that in these texts it chooses the first as often as is wanted. The draft ranks a
 //!   position in the same way whatever it follows. Rows differ in how sure they are, and that is what anticipation goes by.
-//! - Each session chooses γ by what it has learnt itself. A coordinator's requests begin with what those before them have learnt.
+//! - Each session begins with what those before it have learnt of γ, where there were any ([`World::run_after`]), and then goes
+//!   by itself, as a coordinator's requests do.
 //!
 //! Left out: bandwidth, the coordinator's and the network's own queues, deadlines, faults, confidence thresholds, contexts that
 //! are full, and the memory that bounds how deep branches go.
@@ -66,7 +67,7 @@ pub struct World {
     pub draft_rtt: Distance,
     /// From the coordinator to a target and back.
     pub target_rtt: Distance,
-    /// The chance that a token is accepted once all before it were, 0 to 1, by its place in the window; the last holds beyond
+    /// The share of the tokens that are accepted once all before them were, 0 to 1, by its place in the window; the last holds beyond
     /// it too, so that one number is Leviathan's constant α.
     pub conditional_acceptance: Vec<f64>,
     /// What all lots are drawn by.

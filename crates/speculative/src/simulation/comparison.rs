@@ -1,7 +1,7 @@
 //! Whether distance pays.
 
 use super::{Distance, InvalidWorld, Outcome, Placement, Times, World, run::Run, text::Text};
-use crate::policy::Gamma;
+use crate::policy::{Gamma, Outlook};
 
 /// How near to each other the bounds of a break-even RTT are in the end, as a share of the upper one.
 const PRECISION: f64 = 0.005;
@@ -69,12 +69,12 @@ impl Comparison {
             world.validate()?;
             times.validate()?;
         }
-        let text = Text::new(apart.seed, &apart.conditional_acceptance);
-        let run = |world: &World| Run::new(world, apart_times, &text).outcome();
+        let text = Text::new(apart.seed, &apart.conditional_acceptance, [apart.sessions, apart.longest()]);
+        let run = |world: &World| Run::new(world, apart_times, &text, Outlook::new()).outcome().0;
         let apart = World { placement: Placement::Apart, ..apart.clone() };
         let near = World { placement: Placement::CoLocated, branches: 0, ..near.clone() };
         let ar = run(&World { gamma: Gamma::Fixed(0), ..apart.clone() });
-        let co_located = Run::new(&near, near_times, &text).outcome();
+        let (co_located, _) = Run::new(&near, near_times, &text, Outlook::new()).outcome();
         let distributed = run(&apart);
         let break_even = |baseline: &Outcome| {
             let wins = |rtt_s: f64| {

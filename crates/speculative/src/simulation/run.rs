@@ -1,5 +1,7 @@
 //! The events of a run.
 
+use std::mem;
+
 use super::{
     Distance, InvalidWorld, Outcome, Placement, Times, World,
     clock::{Clock, Turn},
@@ -11,7 +13,7 @@ use super::{
 };
 use crate::{
     Verdict,
-    policy::{Gamma, MOST_GAMMA},
+    policy::{Choice, Gamma, MOST_GAMMA, Outlook},
     portable::{exp, normal_quantile},
 };
 
@@ -24,6 +26,8 @@ pub(super) struct Run<'a> {
     sessions: Vec<Session>,
     /// Targets first, then drafts on servers of their own.
     servers: Vec<Server>,
+    /// What a session that begins can go by.
+    outlook: Outlook,
     tally: Tally,
 }
 
@@ -54,20 +58,24 @@ struct Proposal {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(world: &'a World, times: &'a Times, text: &'a Text) -> Self {
+    /// Of sessions that go by `outlook` where they choose γ.
+    pub(super) fn new(world: &'a World, times: &'a Times, text: &'a Text, outlook: Outlook) -> Self {
         let drafts = if world.placement == Placement::Apart { world.drafts } else { 0 };
+        let session = |id| Session::new(id, world.longest(), world.branches, outlook.clone());
         Self {
             world,
             times,
             text,
             clock: Clock::new(),
-            sessions: (0..world.sessions).map(|id| Session::new(id, world.longest(), world.branches)).collect(),
+            sessions: (0..world.sessions).map(session).collect(),
             servers: (0..world.targets + drafts).map(|_| Server::default()).collect(),
             tally: Tally::default(),
+            outlook,
         }
     }
 
-    pub(super) fn outcome(mut self) -> Outcome {
+    /// With what is known of γ afterwards.
+    pub(super) fn outcome(mut self) -> (Outcome, Outlook) {
         for session in 0..self.sessions.len() {
             self.clock.schedule(0.0, Turn::Happens, Event::Cycle(session));
         }
@@ -85,7 +93,7 @@ impl<'a> Run<'a> {
             }
         }
         let (ended_s, events) = (self.clock.now_s(), self.clock.events());
-        self.tally.outcome(self.world, &self.sessions, &self.servers, ended_s, events)
+        (self.tally.outcome(self.world, &self.sessions, &self.servers, ended_s, events), self.outlook)
     }
 }
 
@@ -99,12 +107,16 @@ impl Run<'_> {
         let most = (self.world.longest() - session.committed - 1).min(MOST_GAMMA);
         let (gamma, most) = match self.world.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
-            Gamma::Auto => (session.outlook.gamma(most).gamma, most),
+            Gamma::Auto => {
+                let Choice { gamma, trial } = session.outlook.gamma(most);
+                trial.into_iter().for_each(|trial| self.outlook.tried(trial));
+                (gamma, most)
+            }
         };
         if gamma == 0 {
             return self.window(id, 0);
         }
-        let tokens = std::mem::take(&mut session.unseen);
+        let tokens = mem::take(&mut session.unseen);
         let hit = session.ahead.settle(&tokens);
         let propose = Propose { tokens: tokens.clone(), gamma, verifying: hit.is_some() };
         if let Some(branch) = hit {
@@ -172,7 +184,9 @@ impl Run<'_> {
         let is_done = session.committed == self.world.longest();
         self.tally.cycle(proposed, verdict.accepted, [draft.unwrap_or_default(), target], wall_s);
         if self.world.gamma == Gamma::Auto {
-            session.outlook.learn(&cycle.observed(verdict.accepted, target, batch_rows, coordinator_s));
+            let observed = cycle.observed(verdict.accepted, target, batch_rows, coordinator_s);
+            session.outlook.learn(&observed);
+            self.outlook.learn(&observed);
         }
         match is_done {
             true => self.send(id, Side::Draft, Way::There, Event::Close(id)),
@@ -342,9 +356,19 @@ impl World {
     /// # Errors
     /// A field that has none of the values that it may have.
     pub fn run(&self, times: &Times) -> Result<Outcome, InvalidWorld> {
+        self.run_after(&mut Outlook::new(), times)
+    }
+
+    /// The same after other runs: the sessions begin with what those have learnt, and leave what they learn for the next.
+    ///
+    /// # Errors
+    /// A field that has none of the values that it may have.
+    pub fn run_after(&self, known: &mut Outlook, times: &Times) -> Result<Outcome, InvalidWorld> {
         self.validate()?;
         times.validate()?;
-        let text = Text::new(self.seed, &self.conditional_acceptance);
-        Ok(Run::new(self, times, &text).outcome())
+        let text = Text::new(self.seed, &self.conditional_acceptance, [self.sessions, self.longest()]);
+        let (outcome, learnt) = Run::new(self, times, &text, mem::take(known)).outcome();
+        *known = learnt;
+        Ok(outcome)
     }
 }

@@ -114,7 +114,7 @@ pub(super) struct Asked {
 
 impl Session {
     /// Prefilled, which has brought the first of `longest` tokens.
-    pub(super) fn new(id: usize, longest: usize, branches: usize) -> Self {
+    pub(super) fn new(id: usize, longest: usize, branches: usize, outlook: Outlook) -> Self {
         Self {
             committed: 1,
             unseen: vec![FIRST],
@@ -122,7 +122,7 @@ impl Session {
             asked: None,
             ahead: Ahead::default(),
             draft: Draft::new(longest, branches),
-            outlook: Outlook::new(),
+            outlook,
             links: [Side::Draft, Side::Target].map(|side| Link::new(id, side)),
             ended_s: 0.0,
         }

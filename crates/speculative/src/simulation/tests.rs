@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::cost::{CycleTimes, expected_tokens, expected_tokens_constant};
+use crate::{
+    cost::{CycleTimes, expected_tokens, expected_tokens_constant},
+    policy::Outlook,
+};
 
 mod anticipation;
 mod servers;
@@ -151,6 +154,21 @@ fn auto_is_nearly_the_best_fixed_one_at_any_distance() {
         let auto = rate(Gamma::Auto);
         assert!(auto > 0.95 * best, "{steps} steps: {auto} where {best} is the best");
     }
+}
+
+/// Short requests, one after the other, that know nothing would spend most of their time finding out.
+#[test]
+fn what_was_learnt_of_gamma_serves_the_next() {
+    let world = World { gamma: Gamma::Auto, tokens: 64, ..away(2.0) };
+    let mut known = Outlook::new();
+    let run = |seed, known: &mut Outlook| World { seed, ..world.clone() }.run_after(known, &times()).unwrap();
+    (0..30).for_each(|seed| drop(run(seed, &mut known)));
+    let of = |known: Option<&Outlook>| {
+        let seconds = |seed| run(seed, &mut known.cloned().unwrap_or_default()).seconds;
+        (100..120).map(seconds).sum::<f64>()
+    };
+    let (alone_s, knowing_s) = (of(None), of(Some(&known)));
+    assert!(knowing_s < 0.95 * alone_s, "{knowing_s} where those that know nothing take {alone_s}");
 }
 
 fn varied() -> (World, Times) {

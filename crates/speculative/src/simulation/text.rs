@@ -16,8 +16,8 @@ pub(super) const FIRST: TokenId = 0;
 /// Tokens between which the target chooses: those that the draft ranks, and one for all others.
 const TOKENS: usize = MOST_RANKED + 1;
 
-/// Rows over which a chance is averaged, which is then right to within half a hundredth.
-const SAMPLE: u64 = 8192;
+/// Rows of a text that a chance is set by.
+const SAMPLE: usize = 8192;
 
 /// Halvings of the range in which σ is searched; more change nothing that the sample can tell.
 const HALVINGS: u32 = 25;
@@ -36,10 +36,13 @@ pub(super) struct Text {
 }
 
 impl Text {
-    /// The texts of `seed`, whose tokens are accepted with these chances by their place in the window, given all before; the
-    /// last of them also at places beyond.
-    pub(super) fn new(seed: u64, conditional_acceptance: &[f64]) -> Self {
-        let sample: Vec<Row> = (0..SAMPLE).map(|position| Row::draw(seed, u32::MAX, position)).collect();
+    /// The texts of `seed`, of which so much is accepted by the place in the window, given all before; the last of them also at
+    /// places beyond. Not only on average: in the first [`SAMPLE`] rows of these very texts, of `tokens` each, so that no luck of
+    /// a short run is taken for a better draft.
+    pub(super) fn new(seed: u64, conditional_acceptance: &[f64], [sessions, tokens]: [usize; 2]) -> Self {
+        let rows = (0..sessions as u32).flat_map(|session| (0..tokens as u64).map(move |position| (session, position)));
+        let sample: Vec<Row> =
+            rows.take(SAMPLE).map(|(session, position)| Row::draw(seed, session, position)).collect();
         Self { seed, sharpness: conditional_acceptance.iter().map(|&a| sharpness(&sample, a)).collect() }
     }
 
@@ -84,9 +87,9 @@ impl Row {
         self.values.map(|value| exp(sharpness * (value - self.values[0])))
     }
 
-    /// The chance that the first is chosen.
-    fn first(&self, sharpness: f64) -> f64 {
-        1.0 / self.odds(sharpness).iter().sum::<f64>()
+    /// Whether the first is chosen.
+    fn is_first(&self, sharpness: f64) -> bool {
+        self.lot * self.odds(sharpness).iter().sum::<f64>() < 1.0
     }
 
     fn choice(&self, sharpness: f64) -> TokenId {
@@ -100,14 +103,15 @@ impl Row {
     }
 }
 
-/// 1 / σ at which the first is chosen with chance `a`: the first is the likelier the greater it is. Below 0 the draft's first
-/// is the least likely.
+/// 1 / σ at which the first is chosen in a share `a` of the rows: in the more of them the greater it is. Below 0 the draft's
+/// first is the least likely.
 fn sharpness(sample: &[Row], a: f64) -> f64 {
+    let wanted = (a * sample.len() as f64).round() as usize;
     let (mut low, mut high) = (-16.0, 4096.0);
     for _ in 0..HALVINGS {
         let middle = 0.5 * (low + high);
-        let chance = sample.iter().map(|row| row.first(middle)).sum::<f64>() / sample.len() as f64;
-        *(if chance < a { &mut low } else { &mut high }) = middle;
+        let chosen = sample.iter().filter(|row| row.is_first(middle)).count();
+        *(if chosen < wanted { &mut low } else { &mut high }) = middle;
     }
-    0.5 * (low + high)
+    high
 }

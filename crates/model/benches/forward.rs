@@ -13,6 +13,9 @@ use model::{Compute, Decoder, Rows, Transformer};
 /// Positions held before each timed forward.
 const CONTEXT: usize = 256;
 
+/// The same where what is read of caches shows.
+const LONG_CONTEXT: usize = 400;
+
 /// Rows of the forwards compared.
 const ROWS: [usize; 7] = [1, 2, 3, 5, 9, 17, 32];
 
@@ -75,6 +78,32 @@ fn window(bencher: Bencher<'_, '_>, case: &Case) {
         };
         let bytes = forward();
         bencher.counter(BytesCount::new(bytes)).bench_local(forward);
+    });
+}
+
+/// One row each of four branches of a sequence, and of four sequences that have nothing in common.
+#[divan::bench(args = ["draft branches", "draft sequences", "target branches", "target sequences"], max_time = 4)]
+fn four_rows(bencher: Bencher<'_, '_>, case: &str) {
+    let (which, are) = case.split_once(' ').expect("two words");
+    with_model(&format!("embedded:{which}"), |model| {
+        let tokens = text(LONG_CONTEXT);
+        let mut prefill = || {
+            let mut cache = model.new_cache();
+            let prompt = Rows { cache: &mut cache, tokens: &tokens, logits_from: tokens.len() };
+            model.forward(&mut [prompt]).expect("it fits");
+            cache
+        };
+        let trunk = prefill();
+        let mut caches = match are {
+            "branches" => [(); 4].map(|()| bench::branch(&trunk)),
+            _ => [(); 4].map(|()| prefill()),
+        };
+        bencher.bench_local(|| {
+            let mut rows = caches.each_mut().map(|cache| Rows { cache, tokens: &tokens[..1], logits_from: 0 });
+            let flops = model.forward(&mut rows).expect("it fits").work.flops;
+            caches.iter_mut().for_each(|cache| cache.truncate(LONG_CONTEXT));
+            flops
+        });
     });
 }
 

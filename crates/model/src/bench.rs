@@ -5,10 +5,10 @@ use std::slice;
 use std::sync::Arc;
 use std::thread;
 
-use crate::Compute;
 use crate::kernels::matmul::{self, Scratch, Sink};
 use crate::kernels::{BLOCK, Buffer, Bytes, Matrix, roof};
 use crate::synthetic::{Dtype, matrix};
+use crate::{Compute, KvCache};
 
 /// What benchmarks compute on, said on standard output: `THREADS` threads, or as many as this process may use.
 ///
@@ -28,6 +28,11 @@ pub fn fork_join(compute: &Compute) {
     compute.pool().run(compute.threads(), true, &|chunk, _| {
         std::hint::black_box(chunk);
     });
+}
+
+/// A sequence that goes on after all of another and shares its pages.
+pub fn branch(cache: &KvCache) -> KvCache {
+    cache.branch(cache.len(), None)
 }
 
 /// A matmul of random weights.

@@ -6,6 +6,9 @@
 //! the greatest score is exact; the sum of the weights has its terms in lane = position mod 16, then the tree; each
 //! dimension of the output is one chain of fused multiply-adds over the positions, divided by the sum at the end.
 //! Keys stand transposed, 64 positions by dimension, so that positions are the lanes of the scores.
+//!
+//! New rows of sequences that begin with the same pages, branches of one draft say, read those once for all of them
+//! (Juravsky et al. 2024, Hydragen, arXiv 2402.05099), each in its own canonical order.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -105,12 +108,21 @@ struct Window<'a> {
     owner: PhantomData<&'a mut [Arc<Buffer>]>,
 }
 
-/// What one thread does in one go: some rows' queries to one head of keys.
+impl Window<'_> {
+    /// Pages at the begin that are those of `other` too.
+    fn pages_with(&self, other: &Window<'_>) -> usize {
+        self.pages.iter().zip(&other.pages).take_while(|(own, other)| own.at(0, 0) == other.at(0, 0)).count()
+    }
+}
+
+/// What one thread does in one go: some rows' queries to one head of keys. The rows are of one window, or one each of several.
 struct Unit {
-    window: usize,
+    windows: Range<usize>,
     /// Among the heads of keys.
     head: usize,
     rows: Range<usize>,
+    /// Positions up to which all of several windows have the same pages.
+    joint: usize,
 }
 
 /// The attention of one forward: all its windows, cut into units, the same for each layer.
@@ -144,20 +156,39 @@ impl<'a> Attention<'a> {
         let held = held + gap.len();
         assert!(held + rows <= pages.len() * PAGE, "room for {held} + {rows} positions in {} pages", pages.len());
         assert!(pages.iter().all(|page| page.len() >= self.shape.page_len()), "pages of this geometry");
-        let window = self.windows.len();
-        let first = self.rows;
-        for head in 0..self.shape.kv_heads {
-            for row in (0..rows).step_by(self.unit_rows()) {
-                self.units.push(Unit { window, head, rows: first + row..first + (row + self.unit_rows()).min(rows) });
-            }
-        }
         let (read, written) = pages.split_at_mut(held / PAGE);
         let read = read.iter().map(|page| Shared::reading(page));
         let written = written.iter_mut().map(|page| Shared::new(Arc::get_mut(page).expect("a page of its own")));
         let pages = read.chain(written).collect();
-        self.windows.push(Window { pages, held, gap, rows: first..first + rows, owner: PhantomData });
-        self.rows += rows;
-        self.longest = self.longest.max((held + rows).next_multiple_of(PAGE));
+        let rows = self.rows..self.rows + rows;
+        self.rows = rows.end;
+        self.longest = self.longest.max((held + rows.len()).next_multiple_of(PAGE));
+        self.cut(Window { pages, held, gap, rows, owner: PhantomData });
+    }
+
+    /// Adds a window and its units: those of the window before, where both are one row and begin alike.
+    fn cut(&mut self, window: Window<'a>) {
+        let at = self.windows.len();
+        let alike = self.units.len() - self.shape.kv_heads.min(self.units.len());
+        let last = self.units.last().filter(|last| {
+            let is_one_each = last.rows.len() == last.windows.len() && window.rows.len() == 1;
+            is_one_each && (last.rows.len() + 1) * self.shape.group() <= ROWS_AT_ONCE
+        });
+        let joint = last.map_or(0, |last| last.joint.min(PAGE * window.pages_with(&self.windows[last.windows.start])));
+        if joint > 0 {
+            for unit in &mut self.units[alike..] {
+                (unit.windows.end, unit.rows.end, unit.joint) = (at + 1, window.rows.end, joint);
+            }
+        } else {
+            let rows = window.rows.clone();
+            for head in 0..self.shape.kv_heads {
+                for row in rows.clone().step_by(self.unit_rows()) {
+                    let rows = row..(row + self.unit_rows()).min(rows.end);
+                    self.units.push(Unit { windows: at..at + 1, head, rows, joint: usize::MAX });
+                }
+            }
+        }
+        self.windows.push(window);
     }
 
     /// Appends the new rows' keys and values to the layer's caches and writes the attention's output to `out`: rows in
@@ -190,15 +221,15 @@ impl<'a> Attention<'a> {
         }
         compute.pool().run(self.units.len(), pays, &|chunk, thread| {
             let unit = &self.units[chunk];
-            let window = &self.windows[unit.window];
-            if window.rows.len() <= self.unit_rows() {
+            let windows = &self.windows[unit.windows.clone()];
+            for window in windows.iter().filter(|window| window.rows.len() <= self.unit_rows()) {
                 job.append(window, unit.head);
             }
             let mut scratch = scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
             scratch.reserve(ROWS_AT_ONCE * (self.longest + 2 * self.shape.padded()));
             // SAFETY: shapes were checked here and in `push`; a unit alone writes its rows and heads, and the keys and
             // values that it reads were appended above, by itself or in the region before.
-            unsafe { path.run(Attend { job: &job, unit, window, scratch: &mut scratch }) }
+            unsafe { path.run(Attend { job: &job, unit, windows, scratch: &mut scratch }) }
         });
     }
 

@@ -364,3 +364,42 @@ fn branches_share_what_is_before_them() {
         }
     }
 }
+
+/// Rows of sequences that begin in the same pages are read together, and each is what it is alone: by twos, fours and more, with
+/// what differs in the same page and in others, and with sequences in between that begin otherwise.
+#[test]
+fn rows_that_are_read_together_keep_their_bits() {
+    for geometry in odd() {
+        for isa in Isa::available() {
+            let mut model = model(geometry, isa, 2);
+            let tokens = tokens(6, 148);
+            let mut trunk = model.new_cache();
+            extend(&mut model, &mut trunk, &tokens[..140]);
+            let mut other = model.new_cache();
+            extend(&mut model, &mut other, &tokens[20..120]);
+            let branches = |ats: &[usize]| -> Vec<KvCache> { ats.iter().map(|&at| trunk.branch(at, None)).collect() };
+            for ats in [&[140, 140][..], &[128, 139, 131, 64], &[70, 140, 63, 129, 65, 138, 90], &[30, 140]] {
+                let (mut together, mut alone) = (branches(ats), branches(ats));
+                let at = together.len() / 2;
+                for caches in [&mut together, &mut alone] {
+                    caches.insert(at, other.branch(100, None));
+                }
+                for step in 0..3 {
+                    let token = |which: usize| [tokens[140 + step] ^ which as u32];
+                    let each: Vec<[u32; 1]> = (0..together.len()).map(token).collect();
+                    let rows = together.iter_mut().zip(&each);
+                    let mut rows: Vec<_> = rows.map(|(cache, tokens)| Rows { cache, tokens, logits_from: 0 }).collect();
+                    let forward = model.forward(&mut rows).unwrap();
+                    let seen: Vec<_> = (0..each.len()).map(|sequence| bits(forward.row(sequence, 0))).collect();
+                    for (which, (cache, tokens)) in alone.iter_mut().zip(&each).enumerate() {
+                        let expected = extend(&mut model, cache, tokens).remove(0);
+                        assert!(
+                            seen[which] == expected,
+                            "{geometry:?} on {isa}, {ats:?}, sequence {which}, step {step}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

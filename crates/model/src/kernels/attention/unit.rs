@@ -1,4 +1,5 @@
-//! What one thread does at a time: the attention of some rows of one sequence to one head of keys.
+//! What one thread does at a time: the attention of some rows of one sequence, or of one row of each of several that begin alike,
+//! to one head of keys.
 //!
 //! The queries that share those keys are counted row by row, within a row head by head.
 
@@ -14,7 +15,7 @@ use super::{Job, PAGE, Projections, ROWS_AT_ONCE, Unit, Window};
 pub(super) struct Attend<'a> {
     pub(super) job: &'a Job<'a>,
     pub(super) unit: &'a Unit,
-    pub(super) window: &'a Window<'a>,
+    pub(super) windows: &'a [Window<'a>],
     pub(super) scratch: &'a mut [f32],
 }
 
@@ -42,7 +43,7 @@ impl Kernel for Attend<'_> {
     }
 }
 
-impl Attend<'_> {
+impl<'a> Attend<'a> {
     /// The row of a query, and its head.
     #[inline(always)]
     fn place_of(&self, query: usize) -> (usize, usize) {
@@ -50,28 +51,44 @@ impl Attend<'_> {
         (self.unit.rows.start + query / group, self.unit.head * group + query % group)
     }
 
+    /// The window of a row.
+    #[inline(always)]
+    fn window_of(&self, row: usize) -> &'a Window<'a> {
+        match self.windows {
+            [window] => window,
+            windows => &windows[row - self.unit.rows.start],
+        }
+    }
+
     /// `R` neighbouring queries from `first`: scores, weights, values.
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize>(&mut self, first: usize) {
         let shape = self.job.attention.shape;
         let stride = self.job.attention.longest;
-        // Positions that each query sees: those held, and the new ones up to its own row. Later ones see no fewer.
+        // Positions that each query sees: those held, and the new ones up to its own row. In one window later ones see no fewer.
+        let windows: [&Window<'_>; R] = std::array::from_fn(|r| self.window_of(self.place_of(first + r).0));
         let mut seen = [0; R];
         for r in 0..R {
-            seen[r] = self.window.held + (self.place_of(first + r).0 - self.window.rows.start) + 1;
+            seen[r] = windows[r].held + (self.place_of(first + r).0 - windows[r].rows.start) + 1;
         }
+        let joint = self.unit.joint.min(seen[R - 1]);
         // SAFETY: the scratch has ROWS_AT_ONCE rows of `longest` weights and of a head's padded dimensions.
         unsafe {
             self.gather_queries::<R>(first); // scratch: (R, head_dim) behind the sums
             // Keys share registers with the queries that they meet.
             match (R, S::PARTS) {
-                (1, _) | (_, 1) => self.scores::<S, R, 4>(seen[R - 1]),
-                (2, _) => self.scores::<S, R, 2>(seen[R - 1]),
-                _ => self.scores::<S, R, 1>(seen[R - 1]),
+                (1, _) | (_, 1) => self.scores::<S, R, 4>(windows[0], 0, 0..joint),
+                (2, _) => self.scores::<S, R, 2>(windows[0], 0, 0..joint),
+                _ => self.scores::<S, R, 1>(windows[0], 0, 0..joint),
+            }
+            if joint == self.unit.joint {
+                for r in 0..R {
+                    self.scores::<S, 1, 4>(windows[r], r, joint..seen[r]);
+                }
             } // scratch: (R, seen)
 
             for r in 0..R {
-                self.scratch[r * stride..][self.window.gap.clone()].fill(f32::NEG_INFINITY);
+                self.scratch[r * stride..][windows[r].gap.clone()].fill(f32::NEG_INFINITY);
             }
             let scale = 1.0 / (shape.head_dim as f32).sqrt();
             let mut sums = [0.0; R];
@@ -79,7 +96,7 @@ impl Attend<'_> {
                 sums[r] = softmax::<S>(&mut self.scratch[r * stride..][..stride], seen[r], scale);
             } // scratch: (R, seen), weights before the division
 
-            self.values::<S, R>(seen); // scratch: (R, head_dim) after the weights
+            self.values::<S, R>(windows, seen); // scratch: (R, head_dim) after the weights
             for r in 0..R {
                 self.finish(first + r, r, sums[r]);
             } // out: (R, head_dim)
@@ -101,25 +118,29 @@ impl Attend<'_> {
         }
     }
 
-    /// The scores of `R` queries, `G` groups of 16 positions at a time, into the scratch. Positions that a query does not
-    /// see get scores of no meaning.
+    /// The scores of `R` queries from the `first` of the tile on, `G` groups of 16 positions at a time from the begin of a page,
+    /// into the scratch. Positions that a query does not see get scores of no meaning.
     #[inline(always)]
-    unsafe fn scores<S: Simd, const R: usize, const G: usize>(&mut self, longest: usize) {
+    unsafe fn scores<S: Simd, const R: usize, const G: usize>(
+        &mut self,
+        window: &Window<'_>,
+        first: usize,
+        positions: Range<usize>,
+    ) {
         let shape = self.job.attention.shape;
         let keys = self.job.keys(self.unit.head);
-        let mut position = 0;
+        let mut position = positions.start;
         // SAFETY: queries lie within the scratch, keys within their page (PAGE is a multiple of G groups), and
         // the scratch holds whole pages.
         unsafe {
-            let queries = self.query(0);
-            while position < longest {
+            let queries = self.query(first);
+            while position < positions.end {
                 let at = keys + position % PAGE;
-                let page: *const f32 =
-                    self.window.pages[position / PAGE].at(at, (shape.head_dim - 1) * PAGE + G * LANES);
+                let page: *const f32 = window.pages[position / PAGE].at(at, (shape.head_dim - 1) * PAGE + G * LANES);
                 // Meanwhile the next page's keys are asked for, as many lines as this tile has, or the first values.
-                let next = match self.window.pages.get(position / PAGE + 1) {
-                    Some(page) if position + PAGE < longest => page.at(keys, 0),
-                    _ => self.window.pages[0].at(self.job.values(self.unit.head), 0),
+                let next = match window.pages.get(position / PAGE + 1) {
+                    Some(page) if position + PAGE < positions.end => page.at(keys, 0),
+                    _ => window.pages[0].at(self.job.values(self.unit.head), 0),
                 };
                 let next = next.wrapping_add(position % PAGE * shape.head_dim);
                 let mut sums = [[[S::splat(0.0); 2]; G]; R];
@@ -143,7 +164,7 @@ impl Attend<'_> {
                     }
                 }
                 for r in 0..R {
-                    let to = self.scratch.as_mut_ptr().add(r * self.job.attention.longest + position);
+                    let to = self.scratch.as_mut_ptr().add((first + r) * self.job.attention.longest + position);
                     for g in 0..G {
                         for p in 0..S::PARTS {
                             S::store(to.add(g * LANES + p * S::WIDTH), sums[r][g][p]);
@@ -157,34 +178,52 @@ impl Attend<'_> {
 
     /// The weighted sums of the values, undivided, into the part of the scratch behind the weights: (R, padded head_dim).
     #[inline(always)]
-    unsafe fn values<S: Simd, const R: usize>(&mut self, seen: [usize; R]) {
-        let all = seen[0];
-        let vectors = self.job.attention.shape.padded() / S::WIDTH;
-        // SAFETY: the vectors are those of a head's padded row; positions are those that the queries see.
+    unsafe fn values<S: Simd, const R: usize>(&mut self, windows: [&Window<'_>; R], seen: [usize; R]) {
+        // Positions whose values all of them see, in the same pages.
+        let mut all = seen.into_iter().fold(self.unit.joint, usize::min);
+        if let [_, _, ..] = self.windows {
+            let gaps = windows.iter().filter(|window| !window.gap.is_empty());
+            all = gaps.map(|window| window.gap.start).fold(all, usize::min);
+        }
+        // SAFETY: positions are those that the queries see.
         unsafe {
-            for start in (0..all).step_by(PAGE) {
-                let mut positions = start..(start + PAGE).min(all);
-                if positions.contains(&self.window.gap.start) && !self.window.gap.is_empty() {
-                    positions.end = self.window.gap.start;
-                }
-                let mut vector = 0;
-                while vector < vectors {
-                    // Values share registers with the queries' sums.
-                    vector += match (R, S::PARTS, vectors - vector) {
-                        (1, 2, 8..) => self.values_tile::<S, R, 8>(positions.clone(), vector),
-                        (1 | 2, 2, 4..) | (_, 1, 4..) => self.values_tile::<S, R, 4>(positions.clone(), vector),
-                        (_, _, 2..) => self.values_tile::<S, R, 2>(positions.clone(), vector),
-                        _ => self.values_tile::<S, R, 1>(positions.clone(), vector),
-                    };
-                }
+            self.add_values::<S, R>(windows[0], 0, 0..all);
+            // What one sees beyond: exactly that, so that no row's value meets another's 0.
+            for r in 0..R {
+                self.add_values::<S, 1>(windows[r], r, all..seen[r]);
             }
-            // What later queries see beyond the first: exactly that, so that no row's value meets another's 0.
-            for r in 1..R {
-                for position in all..seen[r] {
-                    for vector in 0..vectors {
-                        self.add_value::<S>(r, position, vector);
+        }
+    }
+
+    /// Adds the values of these positions, but for the window's gap, to the sums of `R` queries from the `first` of the tile on.
+    #[inline(always)]
+    unsafe fn add_values<S: Simd, const R: usize>(
+        &mut self,
+        window: &Window<'_>,
+        first: usize,
+        Range { mut start, end }: Range<usize>,
+    ) {
+        let vectors = self.job.attention.shape.padded() / S::WIDTH;
+        while start < end {
+            let mut positions = start..(start / PAGE * PAGE + PAGE).min(end);
+            start = positions.end;
+            if positions.contains(&window.gap.start) && !window.gap.is_empty() {
+                positions.end = window.gap.start;
+            }
+            let mut vector = 0;
+            while vector < vectors {
+                // Values share registers with the queries' sums.
+                // SAFETY: the vectors are those of a head's padded row.
+                vector += unsafe {
+                    match (R, S::PARTS, vectors - vector) {
+                        (1, 2, 8..) => self.values_tile::<S, R, 8>(window, first, positions.clone(), vector),
+                        (1 | 2, 2, 4..) | (_, 1, 4..) => {
+                            self.values_tile::<S, R, 4>(window, first, positions.clone(), vector)
+                        }
+                        (_, _, 2..) => self.values_tile::<S, R, 2>(window, first, positions.clone(), vector),
+                        _ => self.values_tile::<S, R, 1>(window, first, positions.clone(), vector),
                     }
-                }
+                };
             }
         }
     }
@@ -193,6 +232,8 @@ impl Attend<'_> {
     #[inline(always)]
     unsafe fn values_tile<S: Simd, const R: usize, const C: usize>(
         &mut self,
+        window: &Window<'_>,
+        first: usize,
         positions: Range<usize>,
         vector: usize,
     ) -> usize {
@@ -202,16 +243,17 @@ impl Attend<'_> {
         // SAFETY: values lie within their page, weights and sums within the scratch.
         unsafe {
             let weights = self.scratch.as_ptr().add(positions.start);
-            let value: *const f32 = self.window.pages[page].at(values + vector * S::WIDTH, 0);
+            let value = values + positions.start % PAGE * padded + vector * S::WIDTH;
+            let value: *const f32 = window.pages[page].at(value, 0);
             // Meanwhile the next page's values are asked for, as many lines as this tile has.
             let lines = (C * S::WIDTH).div_ceil(LANES);
-            let next = self.window.pages.get(page + 1).unwrap_or(&self.window.pages[page]);
+            let next = window.pages.get(page + 1).unwrap_or(&window.pages[page]);
             let next = next.at(values, 0).wrapping_add(vector * S::WIDTH * PAGE);
             let mut sums = [[S::splat(0.0); C]; R];
             if positions.start > 0 {
                 for r in 0..R {
                     for c in 0..C {
-                        sums[r][c] = S::load(self.sums(r).add((vector + c) * S::WIDTH));
+                        sums[r][c] = S::load(self.sums(first + r).add((vector + c) * S::WIDTH));
                     }
                 }
             }
@@ -224,7 +266,7 @@ impl Attend<'_> {
                     row[c] = S::load(value.add(i * padded + c * S::WIDTH));
                 }
                 for r in 0..R {
-                    let weight = S::splat(*weights.add(r * self.job.attention.longest + i));
+                    let weight = S::splat(*weights.add((first + r) * self.job.attention.longest + i));
                     for c in 0..C {
                         sums[r][c] = S::fma(weight, row[c], sums[r][c]);
                     }
@@ -232,25 +274,11 @@ impl Attend<'_> {
             }
             for r in 0..R {
                 for c in 0..C {
-                    S::store(self.sums(r).add((vector + c) * S::WIDTH), sums[r][c]);
+                    S::store(self.sums(first + r).add((vector + c) * S::WIDTH), sums[r][c]);
                 }
             }
         }
         C
-    }
-
-    /// Adds one position's value to one vector of a query's sums.
-    #[inline(always)]
-    unsafe fn add_value<S: Simd>(&mut self, r: usize, position: usize, vector: usize) {
-        let padded = self.job.attention.shape.padded();
-        let at = self.job.values(self.unit.head) + position % PAGE * padded + vector * S::WIDTH;
-        // SAFETY: as in `values_tile`.
-        unsafe {
-            let value = S::load(self.window.pages[position / PAGE].at(at, S::WIDTH));
-            let weight = S::splat(self.scratch[r * self.job.attention.longest + position]);
-            let sum = self.sums(r).add(vector * S::WIDTH);
-            S::store(sum, S::fma(weight, value, S::load(sum)));
-        }
     }
 
     /// The `r`-th query of the tile.

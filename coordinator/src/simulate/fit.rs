@@ -3,14 +3,12 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use speculative::{
     anticipation::WIDTH,
-    policy::Gamma,
-    simulation::{InvalidWorld, PassCurve, RestCurve, Times},
+    simulation::{self, Distance, InvalidWorld, PassCurve, RestCurve, Times, World},
 };
 
 use crate::{
@@ -23,6 +21,10 @@ const NAME: &str = "fit.json";
 
 /// The longest step of plain decoding that is believed.
 const LONGEST_STEP_S: f64 = 60.0;
+
+/// Runs, and halvings of the range, by which what a row of a branch takes is found.
+const FITTING_RUNS: u64 = 8;
+const FITTING_HALVINGS: u32 = 12;
 
 /// What is known of pairs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -150,20 +152,20 @@ impl Fit {
         let plan =
             Plan::read(&records.begin.plan).map_err(|error| UnusableFit::Plan { path: path.to_owned(), error })?;
         let findings = Findings::of(&plan, &records);
-        Ok((Self::of(&findings, plan.target_rtt)?, Some(findings)))
+        Ok((Self::of(&findings, &plan)?, Some(findings)))
     }
 
-    /// From what was measured with one session where the draft is nearest, and the target `target_rtt` farther away than it is.
+    /// From what was measured by `plan` with one session where the draft is nearest.
     ///
     /// # Errors
     /// A pair without AR, or without a fixed γ whose proposals are drafted in turn.
-    pub fn of(findings: &Findings, target_rtt: Duration) -> Result<Self, UnusableFit> {
+    pub fn of(findings: &Findings, plan: &Plan) -> Result<Self, UnusableFit> {
         let mut pairs: Vec<FittedPair> = Vec::new();
         for facts in &findings.pairs {
             for cell in findings.cells.iter().filter(|cell| cell.pair == facts.name) {
                 let temperature = cell.temperature;
                 if pairs.iter().all(|of| of.facts.name != facts.name || of.temperature != temperature) {
-                    let times = FittedTimes::of(findings, facts, temperature, target_rtt)?;
+                    let times = FittedTimes::of(findings, facts, temperature, plan)?;
                     pairs.push(FittedPair { facts: facts.clone(), temperature, times });
                 }
             }
@@ -196,7 +198,7 @@ impl Fit {
 }
 
 impl FittedTimes {
-    fn of(findings: &Findings, facts: &PairFacts, temperature: f64, target_rtt: Duration) -> Result<Self, UnusableFit> {
+    fn of(findings: &Findings, facts: &PairFacts, temperature: f64, plan: &Plan) -> Result<Self, UnusableFit> {
         let pair = &facts.name;
         let lacks = |lacks| UnusableFit::Lacks { pair: pair.clone(), temperature, lacks };
         let alone = |cell: &&Cell| (&cell.pair, cell.temperature, cell.sessions) == (pair, temperature, 1);
@@ -222,10 +224,6 @@ impl FittedTimes {
             target_pass.iter().map(|(rows, seconds)| (*rows, step_s * seconds / one_s)).collect()
         };
         let (draft_pass, colocated_draft_pass) = (of_step(step_s), of_step(colocated_step_s));
-        let branch_pass = match branch_row_s(&near) {
-            Some(row_s) => [1.0, WIDTH as f64].map(|rows| (rows, rows * row_s)).to_vec(),
-            None => draft_pass.clone(),
-        };
         let mean_of = |part: fn(&Cell) -> Option<f64>| {
             mean(&fixed.iter().filter_map(|(_, cell)| part(cell)).collect::<Vec<_>>()).unwrap_or(0.0)
         };
@@ -238,18 +236,57 @@ impl FittedTimes {
             Some(cell.cycle.draft_network_s? + cell.cycle.target_network_s? + cell.cycle.coordinator_s?)
         });
         let (target_waits_s, draft_waits_s) = (draft_s + between_s, target_s + between_s);
-        Ok(Self {
+        let mut times = Self {
+            branch_pass: draft_pass.clone(),
             target_pass,
             draft_pass,
-            branch_pass,
             target_rest: rest(&facts.rests, target_waits_s, |rest| rest.target_s),
             draft_rest: rest(&facts.rests, draft_waits_s, |rest| rest.draft_s),
             colocated_draft_pass,
             draft_around_s: (around_s + beside_s - nearest_s).max(0.0),
-            target_around_s: (target_around_s - target_rtt.as_secs_f64()).max(0.0),
+            target_around_s: (target_around_s - plan.target_rtt.as_secs_f64()).max(0.0),
             coordinator_s: mean_of(|cell| cell.cycle.coordinator_s),
             conditional_acceptance: acceptance(&fixed),
-        })
+        };
+        if let Some(ahead) = Ahead::busiest(&near) {
+            times.branch_pass = times.branch_pass_of(&ahead, plan)?;
+        }
+        Ok(times)
+    }
+
+    /// A pass of branches such that a simulated cycle gets as many of their rows as a measured one, by halves: what a draft does
+    /// beside them, and what it begins in vain, is in none of the figures that it gives.
+    fn branch_pass_of(&self, ahead: &Ahead, plan: &Plan) -> Result<Vec<(f64, f64)>, UnusableFit> {
+        let pass = |row_s: f64| [1.0, WIDTH as f64].map(|rows| (rows, rows * row_s)).to_vec();
+        let rows = |row_s: f64| -> Result<f64, UnusableFit> {
+            let times = Self { branch_pass: pass(row_s), ..self.clone() }.curves(Placement::Distributed)?;
+            let (mut rows, mut cycles) = (0, 0);
+            for seed in 0..FITTING_RUNS {
+                let world = World {
+                    sessions: 1,
+                    tokens: plan.max_tokens - 1,
+                    drafts: 1,
+                    targets: 1,
+                    gamma: ahead.gamma.into(),
+                    branches: ahead.branches,
+                    placement: simulation::Placement::Apart,
+                    draft_rtt: Distance { rtt_s: ahead.rtt_s, jitter_s: 0.0 },
+                    target_rtt: Distance { rtt_s: plan.target_rtt.as_secs_f64(), jitter_s: 0.0 },
+                    conditional_acceptance: self.conditional_acceptance.clone(),
+                    seed,
+                };
+                let outcome = world.run(&times)?;
+                (rows, cycles) = (rows + outcome.branch_rows, cycles + outcome.cycles);
+            }
+            Ok(rows as f64 / cycles as f64)
+        };
+        // The draft does nothing else than grow them while it is not asked.
+        let (mut low_s, mut high_s) = (0.1 * ahead.row_s, 2.0 * ahead.row_s);
+        for _ in 0..FITTING_HALVINGS {
+            let middle_s = 0.5 * (low_s + high_s);
+            *(if rows(middle_s)? > ahead.rows { &mut low_s } else { &mut high_s }) = middle_s;
+        }
+        Ok(pass(0.5 * (low_s + high_s)))
     }
 
     /// As the simulation takes them, with the draft there.
@@ -272,16 +309,29 @@ impl FittedTimes {
     }
 }
 
-/// What a row of a branch takes, in seconds, where a draft that is near is busiest: with all that it does beside, but for proposals
-/// that it is asked for.
-fn branch_row_s(near: &[&Cell]) -> Option<f64> {
-    let ahead = near.iter().filter(|cell| cell.branches > 0 && cell.gamma != Gamma::Auto.to_string());
-    let row_s = ahead.filter_map(|cell| {
-        let rows = cell.anticipation.as_ref()?.rows as f64 / cell.cycles as f64;
-        let ahead_s = cell.cycle.wall_s? - cell.cycle.draft_compute_s?;
-        (rows > 0.0 && ahead_s > 0.0).then_some(ahead_s / rows)
-    });
-    row_s.reduce(f64::min)
+/// What a draft that is near prepared.
+struct Ahead {
+    gamma: usize,
+    branches: usize,
+    rtt_s: f64,
+    /// Rows of branches in a cycle.
+    rows: f64,
+    /// What one takes if the draft does nothing else while it is not asked, in seconds.
+    row_s: f64,
+}
+
+impl Ahead {
+    /// Where a row left least time: there the draft was never done.
+    fn busiest(near: &[&Cell]) -> Option<Self> {
+        let ahead = near.iter().filter_map(|cell| {
+            let gamma = cell.gamma.parse().ok()?;
+            let rows = cell.anticipation.as_ref()?.rows as f64 / cell.cycles as f64;
+            let row_s = (cell.cycle.wall_s? - cell.cycle.draft_compute_s?) / rows;
+            let of = Self { gamma, branches: cell.branches, rtt_s: cell.rtt_s, rows, row_s };
+            (rows > 0.0 && row_s > 0.0).then_some(of)
+        });
+        ahead.min_by(|a, b| a.row_s.total_cmp(&b.row_s))
+    }
 }
 
 /// What one side takes longer by how long it waits, where it waits for `waits_s` with no rest.

@@ -99,7 +99,7 @@ pub struct Times {
     pub target_pass: PassCurve,
     /// A pass of the draft by its rows.
     pub draft_pass: PassCurve,
-    /// A pass of branches by its rows, with its share of what beginning and sending them costs.
+    /// A pass of branches and of the tokens before them by its rows, with its share of what beginning and sending them costs.
     pub branch_pass: PassCurve,
     /// What a pass of the target takes longer by how long the device made none of that model.
     pub target_rest: RestCurve,

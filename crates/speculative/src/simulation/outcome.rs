@@ -36,9 +36,9 @@ pub struct Outcome {
     pub late_hits: u64,
     /// Those that were not foreseen.
     pub misses: u64,
-    /// Rows that drafts forwarded for branches.
+    /// Rows of the branches that drafts sent.
     pub branch_rows: u64,
-    /// Those of branches that were never verified, and of tails.
+    /// Those of branches that were never verified.
     pub wasted_branch_rows: u64,
     /// The share of the time in which a draft's device computes for it, branches included, 0 to 1; mean of the devices.
     pub drafts_busy: f64,
@@ -103,7 +103,8 @@ impl Tally {
         self.met[met as usize] += 1;
     }
 
-    pub(super) fn branch_rows(&mut self, rows: usize) {
+    /// A branch of so many tokens was sent.
+    pub(super) fn sent(&mut self, rows: usize) {
         self.branch_rows += rows;
     }
 

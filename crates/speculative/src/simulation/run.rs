@@ -244,7 +244,6 @@ impl Run<'_> {
                     let cost = Cost { server_s: now_s - received_s, queue_s: 0.0 };
                     let proposal = Proposal { id: number, gamma, cost };
                     self.send(id, Side::Draft, Way::Back, Event::Proposal(id, proposal));
-                    self.tally.used(gamma);
                 }
                 Taken::Forward { rows } => {
                     draft.drafts = true;
@@ -256,6 +255,7 @@ impl Run<'_> {
             }
         }
         for branch in self.sessions[id].draft.send() {
+            self.tally.sent(branch.gamma);
             self.send(id, Side::Draft, Way::Back, Event::Branch(id, branch));
         }
         if self.sessions[id].draft.begin() {
@@ -293,7 +293,6 @@ impl Run<'_> {
             Kind::Draft => (server.draft_rows(), draft_pass, draft_rest),
             Kind::Grow => {
                 let rows = server.growing.iter().map(|id| self.sessions[*id].draft.rows()).sum();
-                self.tally.branch_rows(rows);
                 (rows, branch_pass, draft_rest)
             }
         };

@@ -108,33 +108,28 @@ pub struct Simulated {
     pub breaks: Vec<Break>,
 }
 
-/// The runs of one cell.
+/// One run to be simulated.
 struct Job<'a> {
     setting: usize,
     /// `None` is AR.
     variant: Option<Variant<'a>>,
-    /// Of its first run.
+    repetition: usize,
     world: World,
     times: simulation::Times,
 }
 
 impl Job<'_> {
-    /// By repetition; fewer than that where `cancelled` was set.
-    fn run(&self, repetitions: usize, done: impl Fn(), cancelled: &AtomicBool) -> Result<Vec<Outcome>, InvalidWorld> {
-        let going_on = (1..=repetitions).take_while(|_| !cancelled.load(Relaxed));
-        going_on.map(|repetition| self.repeat(repetition).inspect(|_| done())).collect()
-    }
-
     /// Where γ is chosen, with what was learnt in as many runs as a study has made by then, the one that it drops included. Each
-    /// repetition has runs of its own before it, so that no luck of the first ones is in all.
-    fn repeat(&self, repetition: usize) -> Result<Outcome, InvalidWorld> {
+    /// repetition has runs of its own before it, so that no luck of the first ones is in all. Some are left out where `cancelled` is
+    /// set.
+    fn run(&self, cancelled: &AtomicBool) -> Result<Outcome, InvalidWorld> {
         let mut known = Outlook::new();
         let mut run = |before: usize| {
-            let seed = self.world.seed.wrapping_add(repetition as u64).wrapping_add((before as u64) << 32);
+            let seed = self.world.seed.wrapping_add((before as u64) << 32);
             World { seed, ..self.world.clone() }.run_after(&mut known, &self.times)
         };
         if self.world.gamma == Gamma::Auto {
-            for before in 1..=repetition {
+            for before in (1..=self.repetition).take_while(|_| !cancelled.load(Relaxed)) {
                 run(before)?;
             }
         }
@@ -164,31 +159,29 @@ pub fn simulate(
         let variants = plan.variants(setting);
         let all = [None].into_iter().chain(variants.into_iter().map(Some));
         for variant in all {
-            let (world, times) = world(plan, setting, variant.as_ref(), fit, scale)?;
-            jobs.push(Job { setting: at, variant, world, times });
+            for repetition in 1..=plan.repetitions {
+                let (world, times) = world(plan, setting, variant.as_ref(), repetition, fit, scale)?;
+                jobs.push(Job { setting: at, variant, repetition, world, times });
+            }
         }
     }
-    let steps = jobs.len() * plan.repetitions + fit.pairs.len();
-    let Some(outcomes) = run_all(&jobs, plan.repetitions, |done| progress(done, steps), cancelled) else {
-        return Ok(None);
-    };
+    let steps = jobs.len() + fit.pairs.len();
+    let Some(outcomes) = run_all(&jobs, |done| progress(done, steps), cancelled) else { return Ok(None) };
     let mut rounds: BTreeMap<(usize, usize), Round> = BTreeMap::new();
-    for (job, outcomes) in jobs.iter().zip(outcomes) {
+    for (job, outcome) in jobs.iter().zip(outcomes) {
         let setting = &settings[job.setting];
         let pair = &plan.pairs[setting.pair].name;
-        for (repetition, outcome) in (1..).zip(outcomes?) {
-            let round = rounds.entry((repetition, job.setting)).or_insert_with(|| Round {
-                pair: pair.clone(),
-                placement: setting.placement,
-                temperature: setting.temperature,
-                rtt: setting.rtt.to_string(),
-                rtt_s: job.world.draft_rtt.rtt_s,
-                sessions: setting.sessions,
-                repetition,
-                runs: Vec::new(),
-            });
-            round.runs.push(measured(job.variant, &outcome));
-        }
+        let round = rounds.entry((job.repetition, job.setting)).or_insert_with(|| Round {
+            pair: pair.clone(),
+            placement: setting.placement,
+            temperature: setting.temperature,
+            rtt: setting.rtt.to_string(),
+            rtt_s: job.world.draft_rtt.rtt_s,
+            sessions: setting.sessions,
+            repetition: job.repetition,
+            runs: Vec::new(),
+        });
+        round.runs.push(measured(job.variant, &outcome?));
     }
     // A pair is fitted at each temperature, and is one pair all the same.
     let facts = |name: &str| fit.pairs.iter().find(|of| of.facts.name == name).map(|of| of.facts.clone());
@@ -203,20 +196,20 @@ pub fn simulate(
     Ok(Some(Simulated { findings, records, breaks }))
 }
 
-/// The outcomes of `jobs`, in order, by repetition.
+/// The outcomes of `jobs`, in order.
 fn run_all(
     jobs: &[Job<'_>],
-    repetitions: usize,
     done: impl Fn(usize) + Sync,
     cancelled: &AtomicBool,
-) -> Option<Vec<Result<Vec<Outcome>, InvalidWorld>>> {
+) -> Option<Vec<Result<Outcome, InvalidWorld>>> {
     let (next, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let outcomes = Mutex::new(Vec::new());
     let work = || {
         while let Some(at) = Some(next.fetch_add(1, Relaxed)).filter(|at| *at < jobs.len() && !cancelled.load(Relaxed))
         {
-            let outcome = jobs[at].run(repetitions, || done(1 + finished.fetch_add(1, Relaxed)), cancelled);
+            let outcome = jobs[at].run(cancelled);
             outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((at, outcome));
+            done(1 + finished.fetch_add(1, Relaxed));
         }
     };
     thread::scope(|scope| {
@@ -232,6 +225,7 @@ fn world(
     plan: &Plan,
     setting: &Setting,
     variant: Option<&Variant<'_>>,
+    repetition: usize,
     fit: &Fit,
     scale: Scale,
 ) -> Result<(World, simulation::Times), UnusableFit> {
@@ -251,7 +245,7 @@ fn world(
         draft_rtt: Distance { rtt_s: rtt.as_secs_f64(), jitter_s: plan.jitter.min(rtt).as_secs_f64() },
         target_rtt: Distance { rtt_s: plan.target_rtt.as_secs_f64(), jitter_s: 0.0 },
         conditional_acceptance: fitted.times.conditional_acceptance.clone(),
-        seed: plan.seed,
+        seed: plan.seed.wrapping_add(repetition as u64),
     };
     Ok((world, fitted.times.curves(setting.placement)?))
 }
@@ -337,7 +331,7 @@ fn breaks(
         let Some(there) = settings.iter().find(there) else { continue };
         let variants = plan.variants(there);
         let variant = variants.iter().find(|of| of.policy.name == cell.policy && of.gamma.to_string() == cell.gamma);
-        let (apart, times) = world(plan, there, variant, fit, scale)?;
+        let (apart, times) = world(plan, there, variant, 1, fit, scale)?;
         let near = findings.cells.iter().filter(|of| {
             let same = of.pair == *pair && (of.temperature, of.sessions) == (setting.temperature, setting.sessions);
             same && of.placement == Placement::CoLocated && of.in_turn().is_some()

@@ -288,8 +288,7 @@ async fn facts(
     })
 }
 
-/// What cycles take after rests as long as the plan's distances: in turn, each held to those with no rest just before on the same
-/// prompt, because a machine's speed drifts by more than a rest costs.
+/// What cycles take after rests as long as the plan's distances.
 async fn rests(plan: &Plan, near: &Pair, step: Duration, prompts: &[Vec<TokenId>]) -> Result<Vec<Rest>, StudyError> {
     let mut lengths: Vec<Duration> = plan.rtts.iter().map(|rtt| rtt.duration(step).min(LONGEST_REST)).collect();
     lengths.push(Duration::ZERO);
@@ -298,49 +297,47 @@ async fn rests(plan: &Plan, near: &Pair, step: Duration, prompts: &[Vec<TokenId>
     if lengths.len() == 1 {
         return Ok(Vec::new());
     }
-    // By length: each run's medians of the rest, the draft's time and the target's.
-    let mut all: Vec<Vec<[f64; 3]>> = vec![Vec::new(); lengths.len()];
-    for prompt in prompts.iter().cycle().take(REST_RUNS) {
-        for (&length, runs) in lengths.iter().zip(&mut all) {
-            let [mut rests, mut draft, mut target] = [const { Vec::new() }; 3];
-            let request = Request {
-                max_tokens: REST_TOKENS,
-                gamma: REST_GAMMA.into(),
-                trace_cycles: TraceCycles::Off,
-                ..Request::new(prompt.clone(), Sampling::greedy())
-            };
-            let rested = Mutex::new(&mut rests);
-            let rest = async |piece: Piece| {
-                // A cycle ends with the target's own token.
-                if !piece.accepted {
-                    let begun = Instant::now();
-                    // The runtime's own timer ticks in milliseconds.
-                    let _ = task::spawn_blocking(move || thread::sleep(length)).await;
-                    rested.lock().unwrap_or_else(PoisonError::into_inner).push(begun.elapsed().as_secs_f64());
-                }
-            };
-            let run = generate_paced(near, request, DEADLINES, &Tracer::off(), rest, future::pending()).await?;
-            for cycle in run.cycles.iter().skip(1) {
-                let Some(drafted) = &cycle.draft else { continue };
-                draft.push(drafted.round_trip().as_secs_f64());
-                target.push(cycle.target.round_trip().as_secs_f64());
-            }
-            // A draft that has proposed nothing says nothing, after no rest and after any.
-            if let [Some(rest_s), Some(draft_s), Some(target_s)] = [&rests, &draft, &target].map(|of| median(of)) {
-                runs.push([rest_s, draft_s, target_s]);
-            }
+    let mut rounds = Vec::new();
+    for (number, prompt) in prompts.iter().cycle().take(REST_RUNS).enumerate() {
+        let mut round = vec![None; lengths.len()];
+        for turn in 0..lengths.len() {
+            let at = (turn + number) % lengths.len();
+            round[at] = rested(near, prompt, lengths[at]).await?;
         }
+        rounds.extend(round.into_iter().collect::<Option<Vec<Rest>>>());
     }
-    let none = &all[0];
-    let usual = |runs: &[[f64; 3]], part: usize| median(&runs.iter().map(|run| run[part]).collect::<Vec<_>>());
-    let longer = |runs: &[[f64; 3]], part: usize| {
-        let ratios: Vec<f64> = runs.iter().zip(none).map(|(run, none)| run[part] / none[part]).collect();
-        Some(usual(none, part)? * median(&ratios)?)
+    Ok(Rest::over(&rounds))
+}
+
+/// The medians of a run whose cycles come after rests of this length; `None` of a draft that has proposed nothing.
+async fn rested(near: &Pair, prompt: &[TokenId], length: Duration) -> Result<Option<Rest>, StudyError> {
+    let request = Request {
+        max_tokens: REST_TOKENS,
+        gamma: REST_GAMMA.into(),
+        trace_cycles: TraceCycles::Off,
+        ..Request::new(prompt.to_vec(), Sampling::greedy())
     };
-    let rest = |runs: &Vec<[f64; 3]>| {
-        Some(Rest { rest_s: usual(runs, 0)?, draft_s: longer(runs, 1)?, target_s: longer(runs, 2)? })
+    let [mut rests_s, mut draft_s, mut target_s] = [const { Vec::new() }; 3];
+    let rested = Mutex::new(&mut rests_s);
+    let rest = async |piece: Piece| {
+        // A cycle ends with the target's own token.
+        if !piece.accepted {
+            let begun = Instant::now();
+            // The runtime's own timer ticks in milliseconds.
+            let _ = task::spawn_blocking(move || thread::sleep(length)).await;
+            rested.lock().unwrap_or_else(PoisonError::into_inner).push(begun.elapsed().as_secs_f64());
+        }
     };
-    Ok(all.iter().map(rest).collect::<Option<_>>().unwrap_or_default())
+    let run = generate_paced(near, request, DEADLINES, &Tracer::off(), rest, future::pending()).await?;
+    for cycle in run.cycles.iter().skip(1) {
+        let Some(drafted) = &cycle.draft else { continue };
+        draft_s.push(drafted.round_trip().as_secs_f64());
+        target_s.push(cycle.target.round_trip().as_secs_f64());
+    }
+    Ok(match [&rests_s, &draft_s, &target_s].map(|seconds| median(seconds)) {
+        [Some(rest_s), Some(draft_s), Some(target_s)] => Some(Rest { rest_s, draft_s, target_s }),
+        _ => None,
+    })
 }
 
 fn prompts(plan: &Plan, tokenizer: &Tokenizer) -> Result<Vec<Vec<TokenId>>, crate::Error> {

@@ -50,7 +50,7 @@ pub struct FittedPair {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct FittedTimes {
-    /// A pass of the target: rows, seconds. A line beyond the last point, through the last two.
+    /// A pass of the target: rows, seconds. Beyond the last point a line with the slope of all.
     pub target_pass: Vec<(f64, f64)>,
     /// A pass of the draft, likewise.
     pub draft_pass: Vec<(f64, f64)>,
@@ -249,44 +249,49 @@ impl FittedTimes {
             conditional_acceptance: acceptance(&fixed),
         };
         if let Some(ahead) = Ahead::busiest(&near) {
-            times.branch_pass = times.branch_pass_of(&ahead, plan)?;
+            times.branch_pass = branch_pass(times.branch_row_s(&ahead, plan)?);
         }
         Ok(times)
     }
 
-    /// A pass of branches such that a simulated cycle gets as many of their rows as a measured one, by halves: what a draft does
+    /// What a row of a branch takes such that a simulated cycle gets as many of them as a measured one, by halves: what a draft does
     /// beside them, and what it begins in vain, is in none of the figures that it gives.
-    fn branch_pass_of(&self, ahead: &Ahead, plan: &Plan) -> Result<Vec<(f64, f64)>, UnusableFit> {
-        let pass = |row_s: f64| [1.0, WIDTH as f64].map(|rows| (rows, rows * row_s)).to_vec();
-        let rows = |row_s: f64| -> Result<f64, UnusableFit> {
-            let times = Self { branch_pass: pass(row_s), ..self.clone() }.curves(Placement::Distributed)?;
-            let (mut rows, mut cycles) = (0, 0);
-            for seed in 0..FITTING_RUNS {
-                let world = World {
-                    sessions: 1,
-                    tokens: plan.max_tokens - 1,
-                    drafts: 1,
-                    targets: 1,
-                    gamma: ahead.gamma.into(),
-                    branches: ahead.branches,
-                    placement: simulation::Placement::Apart,
-                    draft_rtt: Distance { rtt_s: ahead.rtt_s, jitter_s: 0.0 },
-                    target_rtt: Distance { rtt_s: plan.target_rtt.as_secs_f64(), jitter_s: 0.0 },
-                    conditional_acceptance: self.conditional_acceptance.clone(),
-                    seed,
-                };
-                let outcome = world.run(&times)?;
-                (rows, cycles) = (rows + outcome.branch_rows, cycles + outcome.cycles);
-            }
-            Ok(rows as f64 / cycles as f64)
-        };
-        // The draft does nothing else than grow them while it is not asked.
+    fn branch_row_s(&self, ahead: &Ahead, plan: &Plan) -> Result<f64, UnusableFit> {
+        // Twice what all of its time would do for is too long. Where a tenth of that brings no more rows, it was done with them.
         let (mut low_s, mut high_s) = (0.1 * ahead.row_s, 2.0 * ahead.row_s);
+        if self.branch_rows(low_s, ahead, plan)? < 1.05 * ahead.rows {
+            return Ok(ahead.row_s);
+        }
         for _ in 0..FITTING_HALVINGS {
             let middle_s = 0.5 * (low_s + high_s);
-            *(if rows(middle_s)? > ahead.rows { &mut low_s } else { &mut high_s }) = middle_s;
+            let rows = self.branch_rows(middle_s, ahead, plan)?;
+            *(if rows > ahead.rows { &mut low_s } else { &mut high_s }) = middle_s;
         }
-        Ok(pass(0.5 * (low_s + high_s)))
+        Ok(0.5 * (low_s + high_s))
+    }
+
+    /// Rows of branches in a simulated cycle where one takes so long.
+    fn branch_rows(&self, row_s: f64, ahead: &Ahead, plan: &Plan) -> Result<f64, InvalidWorld> {
+        let times = Self { branch_pass: branch_pass(row_s), ..self.clone() }.curves(Placement::Distributed)?;
+        let (mut rows, mut cycles) = (0, 0);
+        for seed in 0..FITTING_RUNS {
+            let world = World {
+                sessions: 1,
+                tokens: plan.max_tokens - 1,
+                drafts: 1,
+                targets: 1,
+                gamma: ahead.gamma.into(),
+                branches: ahead.branches,
+                placement: simulation::Placement::Apart,
+                draft_rtt: Distance { rtt_s: ahead.rtt_s, jitter_s: plan.jitter.as_secs_f64().min(ahead.rtt_s) },
+                target_rtt: Distance { rtt_s: plan.target_rtt.as_secs_f64(), jitter_s: 0.0 },
+                conditional_acceptance: self.conditional_acceptance.clone(),
+                seed,
+            };
+            let outcome = world.run(&times)?;
+            (rows, cycles) = (rows + outcome.branch_rows, cycles + outcome.cycles);
+        }
+        Ok(rows as f64 / cycles as f64)
     }
 
     /// As the simulation takes them, with the draft there.
@@ -323,7 +328,7 @@ struct Ahead {
 impl Ahead {
     /// Where a row left least time: there the draft was never done.
     fn busiest(near: &[&Cell]) -> Option<Self> {
-        let ahead = near.iter().filter_map(|cell| {
+        let ahead = near.iter().filter(|cell| cell.min_confidence == 0.0).filter_map(|cell| {
             let gamma = cell.gamma.parse().ok()?;
             let rows = cell.anticipation.as_ref()?.rows as f64 / cell.cycles as f64;
             let row_s = (cell.cycle.wall_s? - cell.cycle.draft_compute_s?) / rows;
@@ -332,6 +337,11 @@ impl Ahead {
         });
         ahead.min_by(|a, b| a.row_s.total_cmp(&b.row_s))
     }
+}
+
+/// As long as its rows.
+fn branch_pass(row_s: f64) -> Vec<(f64, f64)> {
+    [1.0, WIDTH as f64].map(|rows| (rows, rows * row_s)).to_vec()
 }
 
 /// What one side takes longer by how long it waits, where it waits for `waits_s` with no rest.
@@ -406,6 +416,43 @@ mod tests {
         assert_eq!(rest(&rests, 2.0, |rest| rest.draft_s), [(2.0, 0.0), (3.0, 0.25), (5.0, 0.25)]);
         assert_eq!(rest(&rests, 0.5, |rest| rest.target_s), [(0.5, 0.0), (1.5, 0.375), (3.5, 0.375)]);
         assert_eq!(rest(&[], 1.0, |rest| rest.draft_s), []);
+    }
+
+    #[test]
+    fn a_branchs_row_takes_what_gives_as_many() {
+        let plan = r#"
+            title = "Ahead"
+            rtts = ["0"]
+            max_tokens = 256
+            [[pair]]
+            name = "p"
+            draft = "embedded:draft"
+            target = "embedded:target"
+            [[policy]]
+            name = "ahead"
+            gamma = 4
+            anticipate = 16
+        "#;
+        let plan = Plan::read(plan).unwrap();
+        let times = FittedTimes {
+            target_pass: vec![(1.0, 2e-3), (5.0, 2.5e-3)],
+            draft_pass: vec![(1.0, 0.1e-3)],
+            branch_pass: vec![(1.0, 0.1e-3)],
+            target_rest: Vec::new(),
+            draft_rest: Vec::new(),
+            colocated_draft_pass: vec![(1.0, 0.1e-3)],
+            draft_around_s: 0.2e-3,
+            target_around_s: 0.2e-3,
+            coordinator_s: 0.01e-3,
+            conditional_acceptance: vec![0.85],
+        };
+        let ahead = |branches| Ahead { gamma: 4, branches, rtt_s: 0.0, rows: 0.0, row_s: 0.08e-3 };
+        let rows = times.branch_rows(0.05e-3, &ahead(16), &plan).unwrap();
+        let found_s = times.branch_row_s(&Ahead { rows, ..ahead(16) }, &plan).unwrap();
+        assert!((found_s / 0.05e-3 - 1.0).abs() < 0.02, "{found_s}");
+        // One branch at a time is soon done.
+        let rows = times.branch_rows(0.05e-3, &ahead(1), &plan).unwrap();
+        assert_eq!(times.branch_row_s(&Ahead { rows, ..ahead(1) }, &plan).unwrap(), 0.08e-3);
     }
 
     #[test]

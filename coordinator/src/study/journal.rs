@@ -13,7 +13,7 @@ use super::{
     measured::Measured,
     plan::{Placement, Setting},
 };
-use crate::report::{Machine, Model, Models};
+use crate::report::{Machine, Model, Models, median};
 
 /// The journal's name in the study's directory.
 const NAME: &str = "rounds.jsonl";
@@ -70,6 +70,29 @@ pub struct Rest {
     pub draft_s: f64,
     /// The same of the verdict.
     pub target_s: f64,
+}
+
+impl Rest {
+    /// Of rounds, in each of which all rests were measured on one prompt, the shortest first. They are held to the shortest one of
+    /// their round, because a machine's speed drifts by more than a rest costs.
+    pub(super) fn over(rounds: &[Vec<Self>]) -> Vec<Self> {
+        let shortest: Vec<Self> = rounds.iter().filter_map(|round| round.first().copied()).collect();
+        let usual = |rests: &[Self], part: fn(&Self) -> f64| median(&rests.iter().map(part).collect::<Vec<_>>());
+        let longer = |rests: &[Self], part: fn(&Self) -> f64| {
+            let ratios: Vec<f64> =
+                rests.iter().zip(&shortest).map(|(rest, shortest)| part(rest) / part(shortest)).collect();
+            Some(usual(&shortest, part)? * median(&ratios)?)
+        };
+        let over = |at: usize| {
+            let rests: Vec<Self> = rounds.iter().map(|round| round[at]).collect();
+            Some(Self {
+                rest_s: usual(&rests, |rest| rest.rest_s)?,
+                draft_s: longer(&rests, |rest| rest.draft_s)?,
+                target_s: longer(&rests, |rest| rest.target_s)?,
+            })
+        };
+        (0..rounds.first().map_or(0, Vec::len)).filter_map(over).collect()
+    }
 }
 
 /// A device's roofs.
@@ -306,4 +329,28 @@ fn read(path: &Path) -> Result<(Option<Records>, usize), UnusableJournal> {
         }
     }
     Ok((records, whole_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The machine becomes half as fast from prompt to prompt: what a rest costs shows all the same.
+    #[test]
+    fn a_rest_is_held_to_none_on_the_same_prompt() {
+        let round = |slow: f64| -> Vec<Rest> {
+            let rest = |rest_s: f64, draft_s: f64, target_s: f64| Rest {
+                rest_s,
+                draft_s: slow * draft_s,
+                target_s: slow * target_s,
+            };
+            vec![rest(0.25, 1.0, 4.0), rest(2.0, 1.25, 4.0), rest(4.0, 1.5, 5.0)]
+        };
+        let seen: Vec<[f64; 3]> = Rest::over(&[round(1.0), round(2.0), round(4.0)])
+            .iter()
+            .map(|of| [of.rest_s, of.draft_s, of.target_s])
+            .collect();
+        assert_eq!(seen, [[0.25, 2.0, 8.0], [2.0, 2.5, 8.0], [4.0, 3.0, 10.0]]);
+        assert!(Rest::over(&[]).is_empty());
+    }
 }

@@ -49,8 +49,9 @@ impl Bytes {
 ///
 /// FLOPs: 2 for each weight and row, and 4 for each element of the queries and position that a row sees in a layer (scores
 /// and values). Bytes: weights once, of embeddings the gathered rows, the head if any logits are computed; keys and values
-/// read once for each sequence and layer, and written; what goes into and comes out of each matmul.
-pub(crate) fn forward(geometry: &Geometry, bytes: &Bytes, parts: &[Part]) -> Work {
+/// read once for each sequence and layer, but for `spared` positions that were read for another one, and written; what goes
+/// into and comes out of each matmul.
+pub(crate) fn forward(geometry: &Geometry, bytes: &Bytes, parts: &[Part], spared: usize) -> Work {
     let shape = geometry.shape();
     let [d, layers, vocab, hidden] =
         [geometry.d_model, geometry.layers, geometry.vocab_size, geometry.hidden].map(|n| n as u64);
@@ -69,7 +70,7 @@ pub(crate) fn forward(geometry: &Geometry, bytes: &Bytes, parts: &[Part]) -> Wor
     let flops = 2 * linear + layers * 4 * width * seen;
 
     let read = bytes.layers + bytes.row * rows + bytes.head * u64::from(logits > 0);
-    let keys_and_values = layers * 2 * kv_width * (kept + rows);
+    let keys_and_values = layers * 2 * kv_width * (kept - spared as u64 + rows);
     // Queries, keys, values; projection; up (and gate); down; head.
     let layer = (d + width + 2 * kv_width) + (width + d) + (d + geometry.ups() * hidden) + (hidden + d);
     let activations = layers * layer * rows + (d + vocab) * logits;

@@ -82,12 +82,13 @@ impl Decoder for Transformer {
             let layer = Layer { compute: &self.compute, geometry: &self.geometry, layer, block, rows };
             layer.forward(rotation.as_ref(), &mut attention, state); // x: (rows, d)
         }
+        let spared = attention.spared();
         drop(attention);
         let logits = self.weights.logits(&self.compute, state, wanted); // (wanted rows, vocabulary)
         for rows in batch.iter_mut() {
             rows.cache.advance(rows.tokens.len());
         }
-        let work = cost::forward(&self.geometry, &self.bytes, parts);
+        let work = cost::forward(&self.geometry, &self.bytes, parts, spared);
         Ok(Forward::new(self.geometry.vocab_size, &checked.counts(), logits, work))
     }
 

@@ -3,8 +3,8 @@
 //! What DESIGN §8's formulas leave out is here: servers that batch what waits, queues, several sessions, verdicts that were
 //! foreseen, round trips and passes that vary. γ is chosen by [`Outlook`](crate::policy::Outlook) and verdicts are foreseen by
 //! [`Tree`](crate::anticipation::Tree), the very code of coordinator and draft. One seed gives the same outcome each time, and
-//! two worlds of one seed differ in what is said of them alone: the models choose the same tokens, and the same message of a
-//! session is as late.
+//! two worlds of one seed, with as many sessions and tokens, differ in what is said of them alone: the models choose the same
+//! tokens, and the same message of a session is as late.
 //!
 //! # What is assumed
 //! - All sessions begin at once, prefilled, and run until each has its tokens; prompts cost nothing.

@@ -15,7 +15,8 @@ const BYTES: Bytes = Bytes { layers: 1000, row: 30, head: 200, value: 4 };
 /// Two sequences: one holds 3 positions and adds 2 rows, one of them with logits; one is new and adds 1, with logits.
 #[test]
 fn a_forward_is_counted_as_by_hand() {
-    let work = forward(&tiny(), &BYTES, &[Part { held: 3, rows: 2, logits: 1 }, Part { held: 0, rows: 1, logits: 1 }]);
+    let work =
+        forward(&tiny(), &BYTES, &[Part { held: 3, rows: 2, logits: 1 }, Part { held: 0, rows: 1, logits: 1 }], 0);
     // 12 · 4² = 192 weights in matrices, for 3 rows; the head, 40 weights, for 2.
     let linear = 2 * (192 * 3 + 40 * 2);
     // The rows see 4, 5 and 1 positions: 10, with a score and a value of 4 dimensions, 2 operations each.
@@ -32,16 +33,16 @@ fn a_forward_is_counted_as_by_hand() {
 
 #[test]
 fn without_logits_the_head_is_not_read() {
-    let with = forward(&tiny(), &BYTES, &[Part { held: 0, rows: 1, logits: 1 }]);
-    let without = forward(&tiny(), &BYTES, &[Part { held: 0, rows: 1, logits: 0 }]);
+    let with = forward(&tiny(), &BYTES, &[Part { held: 0, rows: 1, logits: 1 }], 0);
+    let without = forward(&tiny(), &BYTES, &[Part { held: 0, rows: 1, logits: 0 }], 0);
     assert_eq!(with.flops - without.flops, 2 * 40);
     assert_eq!(with.bytes - without.bytes, 200 + 4 * 14);
 }
 
 #[test]
 fn nothing_costs_nothing() {
-    assert_eq!(forward(&tiny(), &BYTES, &[]), Work::default());
-    assert_eq!(forward(&tiny(), &BYTES, &[Part { held: 5, rows: 0, logits: 0 }]), Work::default());
+    assert_eq!(forward(&tiny(), &BYTES, &[], 0), Work::default());
+    assert_eq!(forward(&tiny(), &BYTES, &[Part { held: 5, rows: 0, logits: 0 }], 0), Work::default());
 }
 
 /// 4 heads of 6 share 2 of keys; gate and up of 10; the head is one of its own.
@@ -65,7 +66,7 @@ const GROUPED: Geometry = Geometry {
 
 #[test]
 fn grouped_heads_and_gates_are_counted_as_by_hand() {
-    let work = forward(&GROUPED, &BYTES, &[Part { held: 5, rows: 2, logits: 1 }]);
+    let work = forward(&GROUPED, &BYTES, &[Part { held: 5, rows: 2, logits: 1 }], 0);
     // Queries 8 · 24, keys and values 8 · 12 each, projection 24 · 8, gate and up 8 · 10 each, down 10 · 8.
     let layer = 192 + 2 * 96 + 192 + 2 * 80 + 80;
     // The rows see 6 and 7 positions, in 24 elements of queries.

@@ -226,7 +226,7 @@ impl Decoder for DeviceTransformer {
         for rows in batch.iter_mut() {
             rows.cache.advance(rows.tokens.len());
         }
-        let work = cost::forward(&self.geometry, &self.bytes, &checked.parts);
+        let work = cost::forward(&self.geometry, &self.bytes, &checked.parts, 0);
         Ok(Forward::new(self.geometry.vocab_size, &checked.counts(), logits, work))
     }
 

@@ -121,7 +121,7 @@ struct Unit {
     /// Among the heads of keys.
     head: usize,
     rows: Range<usize>,
-    /// Positions up to which all of several windows have the same pages.
+    /// Positions up to which all of several windows have the same pages; no bound in one window.
     joint: usize,
 }
 
@@ -166,17 +166,19 @@ impl<'a> Attention<'a> {
         self.cut(Window { pages, held, gap, rows, owner: PhantomData });
     }
 
-    /// Adds a window and its units: those of the window before, where both are one row and begin alike.
+    /// Adds a window and its units: those of the window before, where both are one row and most of what they hold is the same.
     fn cut(&mut self, window: Window<'a>) {
         let at = self.windows.len();
-        let alike = self.units.len() - self.shape.kv_heads.min(self.units.len());
-        let last = self.units.last().filter(|last| {
-            let is_one_each = last.rows.len() == last.windows.len() && window.rows.len() == 1;
-            is_one_each && (last.rows.len() + 1) * self.shape.group() <= ROWS_AT_ONCE
+        let joint = self.units.last().and_then(|last| {
+            let first = &self.windows[last.windows.start];
+            let are_neighbours = last.windows.end == at && first.rows.len() == 1 && window.rows.len() == 1;
+            let are_few = (last.rows.len() + 1) * self.shape.group() <= ROWS_AT_ONCE;
+            let joint = last.joint.min(PAGE * window.pages_with(first));
+            (are_neighbours && are_few && 2 * joint >= first.held.max(window.held)).then_some(joint)
         });
-        let joint = last.map_or(0, |last| last.joint.min(PAGE * window.pages_with(&self.windows[last.windows.start])));
-        if joint > 0 {
-            for unit in &mut self.units[alike..] {
+        if let Some(joint) = joint.filter(|joint| *joint > 0) {
+            // Of one row there is one unit for each head.
+            for unit in self.units.iter_mut().rev().take(self.shape.kv_heads) {
                 (unit.windows.end, unit.rows.end, unit.joint) = (at + 1, window.rows.end, joint);
             }
         } else {
@@ -189,6 +191,17 @@ impl<'a> Attention<'a> {
             }
         }
         self.windows.push(window);
+    }
+
+    /// Positions that are read for one row and serve another one too.
+    pub(crate) fn spared(&self) -> usize {
+        let of_a_head = self.units.iter().filter(|unit| unit.head == 0 && unit.windows.len() > 1);
+        let spared = of_a_head.map(|unit| {
+            let windows = &self.windows[unit.windows.clone()];
+            let gaps = windows.iter().filter(|window| !window.gap.is_empty()).map(|window| window.gap.start);
+            (windows.len() - 1) * gaps.fold(unit.joint, usize::min)
+        });
+        spared.sum()
     }
 
     /// Appends the new rows' keys and values to the layer's caches and writes the attention's output to `out`: rows in

@@ -365,8 +365,26 @@ fn branches_share_what_is_before_them() {
     }
 }
 
-/// Rows of sequences that begin in the same pages are read together, and each is what it is alone: by twos, fours and more, with
-/// what differs in the same page and in others, and with sequences in between that begin otherwise.
+/// Forwards one row of each cache at a time, all together and each alone, and holds them to each other.
+fn assert_same_bits(model: &mut Transformer, together: &mut [KvCache], alone: &mut [KvCache], what: &str) -> u64 {
+    let mut bytes = 0;
+    for step in 0..3 {
+        let each: Vec<[u32; 1]> = (0..together.len() as u32).map(|which| [3 * step + which]).collect();
+        let rows = together.iter_mut().zip(&each);
+        let mut rows: Vec<_> = rows.map(|(cache, tokens)| Rows { cache, tokens, logits_from: 0 }).collect();
+        let forward = model.forward(&mut rows).unwrap();
+        bytes += forward.work.bytes;
+        let seen: Vec<_> = (0..each.len()).map(|sequence| bits(forward.row(sequence, 0))).collect();
+        for (which, (cache, tokens)) in alone.iter_mut().zip(&each).enumerate() {
+            assert!(seen[which] == extend(model, cache, tokens).remove(0), "{what}, sequence {which}, step {step}");
+        }
+    }
+    bytes
+}
+
+/// Rows of sequences that begin in the same pages are read together, and each is what it is alone: by twos to fives and more, where
+/// what is shared ends in the same page or in others, in the middle of one or with it, and with a sequence beside that begins
+/// otherwise or shares little.
 #[test]
 fn rows_that_are_read_together_keep_their_bits() {
     for geometry in odd() {
@@ -377,29 +395,70 @@ fn rows_that_are_read_together_keep_their_bits() {
             extend(&mut model, &mut trunk, &tokens[..140]);
             let mut other = model.new_cache();
             extend(&mut model, &mut other, &tokens[20..120]);
-            let branches = |ats: &[usize]| -> Vec<KvCache> { ats.iter().map(|&at| trunk.branch(at, None)).collect() };
-            for ats in [&[140, 140][..], &[128, 139, 131, 64], &[70, 140, 63, 129, 65, 138, 90], &[30, 140]] {
-                let (mut together, mut alone) = (branches(ats), branches(ats));
-                let at = together.len() / 2;
-                for caches in [&mut together, &mut alone] {
-                    caches.insert(at, other.branch(100, None));
-                }
-                for step in 0..3 {
-                    let token = |which: usize| [tokens[140 + step] ^ which as u32];
-                    let each: Vec<[u32; 1]> = (0..together.len()).map(token).collect();
-                    let rows = together.iter_mut().zip(&each);
-                    let mut rows: Vec<_> = rows.map(|(cache, tokens)| Rows { cache, tokens, logits_from: 0 }).collect();
-                    let forward = model.forward(&mut rows).unwrap();
-                    let seen: Vec<_> = (0..each.len()).map(|sequence| bits(forward.row(sequence, 0))).collect();
-                    for (which, (cache, tokens)) in alone.iter_mut().zip(&each).enumerate() {
-                        let expected = extend(&mut model, cache, tokens).remove(0);
-                        assert!(
-                            seen[which] == expected,
-                            "{geometry:?} on {isa}, {ats:?}, sequence {which}, step {step}"
-                        );
-                    }
+            for ats in [
+                &[140, 140][..],
+                &[139, 131, 140, 140, 133],
+                &[128, 139, 131, 129, 130],
+                &[70, 140, 90, 129, 65, 138, 127, 128, 139],
+                &[30, 140, 64, 63],
+            ] {
+                for place in [0, ats.len() / 2, ats.len()] {
+                    let caches = || {
+                        let mut caches: Vec<_> = ats.iter().map(|&at| trunk.branch(at, None)).collect();
+                        caches.insert(place, other.branch(100, None));
+                        caches
+                    };
+                    let what = format!("{geometry:?} on {isa}, {ats:?}, another at {place}");
+                    assert_same_bits(&mut model, &mut caches(), &mut caches(), &what);
                 }
             }
         }
     }
+}
+
+/// Windows of several rows, cut into units that end with a single one, and sequences without any, are no neighbours of a row that
+/// begins as they do.
+#[test]
+fn a_single_row_beside_many_or_none_is_on_its_own() {
+    for geometry in odd() {
+        let mut model = model(geometry, Isa::best(), 2);
+        let tokens = tokens(7, 150);
+        let mut trunk = model.new_cache();
+        extend(&mut model, &mut trunk, &tokens[..122]);
+        for many in [2, 17, 33, 65] {
+            let at = 122.min(150 - many);
+            let [mut long, mut one, mut none, mut last] = [at, 120, 119, 121].map(|at| trunk.branch(at, None));
+            let rows = &tokens[150 - many..];
+            let mut batch = [
+                Rows { cache: &mut long, tokens: rows, logits_from: 0 },
+                Rows { cache: &mut one, tokens: &[5], logits_from: 0 },
+                Rows { cache: &mut none, tokens: &[], logits_from: 0 },
+                Rows { cache: &mut last, tokens: &[6], logits_from: 0 },
+            ];
+            let forward = model.forward(&mut batch).unwrap();
+            let [long, one, last] = [(0, many - 1), (1, 0), (3, 0)].map(|(which, row)| bits(forward.row(which, row)));
+            let mut alone = |at: usize, tokens: &[u32]| extend(&mut model, &mut trunk.branch(at, None), tokens).pop();
+            assert!(Some(long) == alone(at, rows), "{geometry:?}, {many} rows");
+            assert!(Some(one) == alone(120, &[5]), "{geometry:?}, one beside {many} rows");
+            assert!(Some(last) == alone(121, &[6]), "{geometry:?}, one beside none");
+        }
+    }
+}
+
+/// What is read once for several is counted once.
+#[test]
+fn what_is_read_together_is_counted_once() {
+    let mut model = model(odd()[0], Isa::best(), 1);
+    let mut trunk = model.new_cache();
+    extend(&mut model, &mut trunk, &tokens(8, 140));
+    let mut of = |ats: &[usize]| {
+        let caches = || ats.iter().map(|&at| trunk.branch(at, None)).collect::<Vec<_>>();
+        assert_same_bits(&mut model, &mut caches(), &mut caches(), "one trunk")
+    };
+    let (one, two) = (of(&[140]), of(&[140, 138]));
+    let other = of(&[138]);
+    let Geometry { layers, .. } = odd()[0];
+    let weights = 3 * model.bytes.layers + 3 * model.bytes.head;
+    let shared = 3 * 138 * layers * 2 * odd()[0].shape().kv_width() * 4;
+    assert_eq!(one + other - weights - two, shared as u64);
 }

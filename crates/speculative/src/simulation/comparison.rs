@@ -69,7 +69,7 @@ impl Comparison {
             world.validate()?;
             times.validate()?;
         }
-        let text = Text::new(apart.seed, &apart.conditional_acceptance, [apart.sessions, apart.longest()]);
+        let text = Text::new(apart.seed, &apart.conditional_acceptance, [apart.sessions, apart.tokens]);
         let run = |world: &World| Run::new(world, apart_times, &text, Outlook::new()).outcome().0;
         let apart = World { placement: Placement::Apart, ..apart.clone() };
         let near = World { placement: Placement::CoLocated, branches: 0, ..near.clone() };

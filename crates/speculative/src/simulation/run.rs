@@ -365,7 +365,7 @@ impl World {
     pub fn run_after(&self, known: &mut Outlook, times: &Times) -> Result<Outcome, InvalidWorld> {
         self.validate()?;
         times.validate()?;
-        let text = Text::new(self.seed, &self.conditional_acceptance, [self.sessions, self.longest()]);
+        let text = Text::new(self.seed, &self.conditional_acceptance, [self.sessions, self.tokens]);
         let (outcome, learnt) = Run::new(self, times, &text, mem::take(known)).outcome();
         *known = learnt;
         Ok(outcome)

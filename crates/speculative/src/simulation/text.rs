@@ -37,10 +37,11 @@ pub(super) struct Text {
 
 impl Text {
     /// The texts of `seed`, of which so much is accepted by the place in the window, given all before; the last of them also at
-    /// places beyond. Not only on average: in the first [`SAMPLE`] rows of these very texts, of `tokens` each, so that no luck of
-    /// a short run is taken for a better draft.
+    /// places beyond. Not only on average: in the first [`SAMPLE`] rows of these very texts, of `tokens` each after the first one,
+    /// so that no luck of a short run is taken for a better draft.
     pub(super) fn new(seed: u64, conditional_acceptance: &[f64], [sessions, tokens]: [usize; 2]) -> Self {
-        let rows = (0..sessions as u32).flat_map(|session| (0..tokens as u64).map(move |position| (session, position)));
+        let rows =
+            (0..sessions as u32).flat_map(|session| (1..=tokens as u64).map(move |position| (session, position)));
         let sample: Vec<Row> =
             rows.take(SAMPLE).map(|(session, position)| Row::draw(seed, session, position)).collect();
         Self { seed, sharpness: conditional_acceptance.iter().map(|&a| sharpness(&sample, a)).collect() }

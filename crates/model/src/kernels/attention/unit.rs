@@ -81,10 +81,8 @@ impl<'a> Attend<'a> {
                 (2, _) => self.scores::<S, R, 2>(windows[0], 0, 0..joint),
                 _ => self.scores::<S, R, 1>(windows[0], 0, 0..joint),
             }
-            if joint == self.unit.joint {
-                for r in 0..R {
-                    self.scores::<S, 1, 4>(windows[r], r, joint..seen[r]);
-                }
+            for r in 0..R {
+                self.scores::<S, 1, 4>(windows[r], r, joint..seen[r]);
             } // scratch: (R, seen)
 
             for r in 0..R {

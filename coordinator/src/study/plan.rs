@@ -166,6 +166,12 @@ impl<'de> Deserialize<'de> for Rtt {
 const LONGEST: Duration = Duration::from_secs(60);
 
 impl Plan {
+    /// Whether its runs are as long as those of `other`, on the same prompts and over the same links but for the distance.
+    pub fn runs_like(&self, other: &Self) -> bool {
+        let of = |plan: &Self| (plan.max_tokens, plan.prompts.clone(), plan.jitter, plan.target_rtt);
+        of(self) == of(other)
+    }
+
     /// Reads a plan and checks it.
     ///
     /// # Errors

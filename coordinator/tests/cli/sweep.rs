@@ -244,6 +244,9 @@ fn a_simulation_predicts_what_a_study_measured_and_can_be_repeated() {
     };
     assert!(rate(&more) > rate(&first), "{} {}", rate(&more), rate(&first));
 
+    fs::write(&plan, PLAN.replace("max_tokens = 24", "max_tokens = 8")).expect("a plan");
+    let other = parsed(simulate(&measured, &[]).succeeded());
+    assert_eq!(other["prediction"], Value::Null, "nothing of the kind was measured");
     fs::write(&plan, PLAN.replace("[0, 0.9]", "[0.5]")).expect("a plan");
     simulate(&measured, &[]).failed(1, &["pair \"small\" at temperature 0.5 was not measured", "\"small\" at 0"]);
     simulate(Path::new("/nowhere"), &[]).failed(1, &["/nowhere", "No such file"]);

@@ -26,6 +26,7 @@ pub(in crate::cli) async fn simulate(args: SimulateArgs) -> anyhow::Result<End> 
     let text = fs::read_to_string(&args.plan).with_context(|| format!("the plan {shown} cannot be read"))?;
     let plan = Plan::read(&text).with_context(|| format!("the plan {shown} cannot be used"))?;
     let (fit, measured) = Fit::read(&args.fit)?;
+    let measured = measured.filter(|measured| Plan::read(&measured.plan).is_ok_and(|of| of.runs_like(&plan)));
     let stem = args.plan.with_extension("").display().to_string();
     let directory = args.output.clone().unwrap_or_else(|| format!("{stem}-simulated").into());
     fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;

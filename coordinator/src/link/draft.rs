@@ -6,10 +6,7 @@
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
-use proto::v1::{
-    self, Branch, DescribeResponse, DraftSessionRequest, DraftSessionResponse, Proposal, Propose,
-    draft_service_client::DraftServiceClient, draft_session_request, draft_session_response,
-};
+use proto::v1::{self, Branch, DescribeResponse, DraftSessionRequest, Proposal, Propose, draft_session_request};
 use speculative::{Coupling, DraftDistribution, TokenId};
 use telemetry::{
     Span,
@@ -22,23 +19,19 @@ use tokio::{
 use tonic::Status;
 use tracing::Instrument;
 
-use super::{Call, Duplex, leg, trace_context};
-use crate::{Deadlines, Leg, Request, Service, replicas::Placed};
-use ahead::Ahead;
+use super::{Call, leg, trace_context};
+use crate::{Deadlines, Leg, Request, Service};
 pub use ahead::{Anticipation, AnticipationOutcome};
 use patience::Patience;
+use stream::{Asked, Come, Stream};
 
 mod ahead;
 mod patience;
+mod stream;
 
 /// The first pause before a lost session is reopened; it doubles with every failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A session that takes longer to reopen is given up, to be tried again.
-const OPENING_LIMIT: Duration = Duration::from_secs(30);
-
-/// Messages beside branches that may be there between two cycles.
-const SPARE_MESSAGES: usize = 8;
 
 /// One session with the draft, over as many streams as it takes.
 pub(crate) struct DraftLink {
@@ -79,34 +72,30 @@ enum State {
     Down { retry_at: Instant },
 }
 
-type Messages = Duplex<DraftSessionRequest, DraftSessionResponse>;
-
-struct Stream {
-    duplex: Messages,
-    /// Committed tokens that the draft knows.
-    known_len: usize,
-    placed: Placed,
-    /// What it drafted ahead.
-    ahead: Ahead,
+impl State {
+    /// The stream of a draft that waits; the session is down until it is put back.
+    fn take_ready(&mut self) -> Option<Stream> {
+        match std::mem::replace(self, Self::Down { retry_at: Instant::now() }) {
+            Self::Ready(stream) => Some(stream),
+            away => {
+                *self = away;
+                None
+            }
+        }
+    }
 }
 
-/// What settles a `Propose`.
-enum Come {
-    Proposal(Proposal),
-    /// Drafted ahead for the verdict that it told of.
-    Branch(Branch),
+/// Why a `Propose` brings nothing.
+enum Unanswered {
+    /// The answer was not there within so long.
+    Late(Duration),
+    Lost(Status),
 }
 
-/// The unanswered `Propose`.
-#[derive(Clone)]
-struct Asked {
-    cycle: u64,
-    base_len: usize,
-    gamma: usize,
-    /// Tokens that a branch may have.
-    most: usize,
-    /// The tokens that it told were committed.
-    tokens: Vec<TokenId>,
+impl From<Status> for Unanswered {
+    fn from(status: Status) -> Self {
+        Self::Lost(status)
+    }
 }
 
 /// What the draft proposed, and what that cost.
@@ -129,7 +118,7 @@ impl DraftLink {
         deadlines: Deadlines,
         wish: Wish,
     ) -> Self {
-        let state = State::Opening(tokio::spawn(open_stream(service.clone(), call).in_current_span()));
+        let state = State::Opening(tokio::spawn(Stream::open(service.clone(), call).in_current_span()));
         let most = service.description.limits.unwrap_or_default().max_branches as usize;
         let wish = Wish { branches: wish.branches.min(most), ..wish };
         Self { service, target, patience: Patience::new(deadlines), state, pause: FIRST_PAUSE, wish }
@@ -168,100 +157,77 @@ impl DraftLink {
         if self.patience.rests() {
             return Proposed::default();
         }
-        let deadline = self.patience.deadline(gamma);
-        let (mut stream, sent) = match std::mem::replace(&mut self.state, State::Down { retry_at: Instant::now() }) {
-            State::Ready(stream) => (stream, Instant::now()),
-            away => {
-                self.state = away;
-                return Proposed::default();
-            }
-        };
-        stream.ahead.allow(self.wish.branches);
+        let Some(mut stream) = self.state.take_ready() else { return Proposed::default() };
         let tokens = committed[stream.known_len..].to_vec();
         let asked = Asked { cycle, base_len: committed.len(), gamma, most, tokens };
-        let foresaw = match stream.foreseen(&asked.tokens).await {
-            Ok(foreseen) => foreseen.and_then(|branch| self.honest_branch(&asked, branch)),
-            Err(status) => {
-                stream.placed.failed();
-                self.lost(&status, span);
-                return Proposed::default();
+        let sent = Instant::now();
+        let unanswered = match self.ask(&mut stream, &asked, span).await {
+            Ok(proposed) => {
+                self.state = State::Ready(stream);
+                return proposed;
             }
+            Err(unanswered) => unanswered,
         };
-        let (anticipated, rows) = (stream.ahead.is_expected(), stream.ahead.rows());
-        let mut propose = Propose {
-            cycle,
-            base_len: committed.len() as u32,
-            tokens: asked.tokens.clone(),
-            gamma: gamma as u32,
-            trace: trace_context(span),
-            branches: self.wish.branches as u32,
-            verifying: None,
-            min_confidence: self.wish.min_confidence,
-        };
-        if let Some(branch) = foresaw {
-            let tokens = branch.tokens.clone();
-            propose.verifying = Some(v1::Verifying { tokens: tokens.clone() });
-            let message = Some(draft_session_request::Message::Propose(propose));
-            if let Err(status) = stream.duplex.send(DraftSessionRequest { message }) {
-                stream.placed.failed();
-                self.lost(&status, span);
-            } else {
-                stream.adopted(&asked, &branch);
-                self.state = State::Ready(stream);
-            }
-            return Proposed {
-                tokens,
-                anticipation: Some(Anticipation::of(AnticipationOutcome::Hit, Some(&branch), rows)),
-                ..Proposed::default()
-            };
-        }
-        let asked_bytes = propose.encoded_len();
-        let message = Some(draft_session_request::Message::Propose(propose));
-        let answer = match stream.duplex.send(DraftSessionRequest { message }) {
-            Ok(()) => timeout_at((sent + deadline).into(), stream.answer(&asked)).await,
-            Err(status) => Ok(Err(status)),
-        };
-        match answer {
-            Ok(Ok(Some(Come::Proposal(proposal)))) => {
-                let wire_bytes = asked_bytes + proposal.encoded_len();
-                let leg = leg(sent, proposal.cost.as_ref().unwrap_or(&v1::Cost::default()), wire_bytes);
-                self.patience.kept();
-                self.state = State::Ready(stream);
-                let anticipation = anticipated.then(|| Anticipation::of(AnticipationOutcome::Miss, None, rows));
-                Proposed { leg: Some(leg), anticipation, ..self.checked(&asked, proposal) }
-            }
-            Ok(Ok(Some(Come::Branch(branch)))) => {
-                // It was drafted before it was asked for: all of the wait is the way of it.
-                self.patience.kept();
-                let leg = Leg { wire_bytes: (asked_bytes + branch.encoded_len()) as u64, ..Leg::waited(sent) };
-                let tokens = self.honest_branch(&asked, branch.clone()).map(|branch| branch.tokens).unwrap_or_default();
-                let rows = rows + stream.ahead.rows();
-                stream.adopted(&asked, &branch);
-                self.state = State::Ready(stream);
-                Proposed {
-                    tokens,
-                    leg: Some(leg),
-                    anticipation: Some(Anticipation::of(AnticipationOutcome::LateHit, Some(&branch), rows)),
-                    ..Proposed::default()
-                }
-            }
-            Ok(Ok(None)) => {
-                self.state = State::Ready(stream);
-                Proposed { leg: Some(Leg::waited(sent)), ..Proposed::default() }
-            }
-            Ok(Err(status)) => {
-                stream.placed.failed();
-                self.lost(&status, span);
-                Proposed { leg: Some(Leg::waited(sent)), ..Proposed::default() }
-            }
-            Err(_) => {
+        match unanswered {
+            Unanswered::Late(deadline) => {
                 tracing::debug!(cycle, deadline_ms = deadline.as_millis() as u64, "the draft missed its deadline");
                 span.event(event::DRAFT_LATE, [(spec::DEADLINE_NS, (deadline.as_nanos() as i64).into())]);
                 self.patience.missed();
                 self.state = State::Late(stream, asked);
-                Proposed { leg: Some(Leg::waited(sent)), ..Proposed::default() }
+            }
+            Unanswered::Lost(status) => {
+                stream.placed.failed();
+                self.lost(&status, span);
             }
         }
+        Proposed { leg: Some(Leg::waited(sent)), ..Proposed::default() }
+    }
+
+    /// A branch that is here already, and the draft told of it; otherwise what the draft answers in time.
+    async fn ask(&mut self, stream: &mut Stream, asked: &Asked, span: &Span) -> Result<Proposed, Unanswered> {
+        let sent = Instant::now();
+        let deadline = self.patience.deadline(asked.gamma);
+        let foreseen = stream.foreseen(&asked.tokens, self.wish.branches).await?;
+        let foreseen = foreseen.and_then(|branch| self.honest_branch(asked, branch));
+        let (is_expected, rows) = (stream.ahead.is_expected(), stream.ahead.rows());
+        let propose = Propose {
+            cycle: asked.cycle,
+            base_len: asked.base_len as u32,
+            tokens: asked.tokens.clone(),
+            gamma: asked.gamma as u32,
+            trace: trace_context(span),
+            branches: self.wish.branches as u32,
+            verifying: foreseen.as_ref().map(|branch| v1::Verifying { tokens: branch.tokens.clone() }),
+            min_confidence: self.wish.min_confidence,
+        };
+        let asked_bytes = propose.encoded_len();
+        stream.duplex.send(DraftSessionRequest { message: Some(draft_session_request::Message::Propose(propose)) })?;
+        if let Some(branch) = foreseen {
+            stream.adopted(asked, &branch);
+            let anticipation = Some(Anticipation::of(AnticipationOutcome::Hit, Some(&branch), rows));
+            return Ok(Proposed { tokens: branch.tokens, anticipation, ..Proposed::default() });
+        }
+        let answer = timeout_at((sent + deadline).into(), stream.answer(asked)).await;
+        Ok(match answer.map_err(|_| Unanswered::Late(deadline))?? {
+            Some(Come::Proposal(proposal)) => {
+                self.patience.kept();
+                let wire_bytes = asked_bytes + proposal.encoded_len();
+                let leg = leg(sent, &proposal.cost.unwrap_or_default(), wire_bytes);
+                let anticipation = is_expected.then(|| Anticipation::of(AnticipationOutcome::Miss, None, rows));
+                Proposed { leg: Some(leg), anticipation, ..self.checked(asked, proposal) }
+            }
+            Some(Come::Branch(branch)) => {
+                self.patience.kept();
+                // It was drafted before it was asked for: all of the wait is the way of it.
+                let leg = Leg { wire_bytes: (asked_bytes + branch.encoded_len()) as u64, ..Leg::waited(sent) };
+                let rows = rows + stream.ahead.rows();
+                let anticipation = Some(Anticipation::of(AnticipationOutcome::LateHit, Some(&branch), rows));
+                stream.adopted(asked, &branch);
+                let tokens = self.honest_branch(asked, branch).map(|branch| branch.tokens).unwrap_or_default();
+                Proposed { tokens, leg: Some(leg), anticipation, ..Proposed::default() }
+            }
+            None => Proposed { leg: Some(Leg::waited(sent)), ..Proposed::default() },
+        })
     }
 
     /// Takes what has happened since the last cycle, without waiting: an opened stream, a late answer, a pause that is
@@ -287,7 +253,7 @@ impl DraftLink {
                 }
             },
             State::Down { retry_at } if retry_at <= Instant::now() => {
-                State::Opening(tokio::spawn(open_stream(self.service.clone(), open()).in_current_span()))
+                State::Opening(tokio::spawn(Stream::open(self.service.clone(), open()).in_current_span()))
             }
             unchanged => unchanged,
         };
@@ -365,108 +331,7 @@ impl Drop for DraftLink {
     }
 }
 
-impl Stream {
-    /// The branch that was drafted for the verdict that committed `tokens`, if it is here already.
-    async fn foreseen(&mut self, tokens: &[TokenId]) -> Result<Option<Branch>, Status> {
-        // What a draft may send ahead and a little more; one that sends without end does not hold the cycle.
-        for _ in 0..self.ahead.most() + SPARE_MESSAGES {
-            match self.duplex.arrived().await.transpose()? {
-                Some(answer) => {
-                    if let Some(draft_session_response::Message::Branch(branch)) = answer.message {
-                        self.ahead.take(branch);
-                    }
-                }
-                None => break,
-            }
-        }
-        Ok(self.ahead.settle(tokens))
-    }
-
-    /// The answer to `asked`; `None` where the draft refused it. Answers to earlier cycles are dropped.
-    async fn answer(&mut self, asked: &Asked) -> Result<Option<Come>, Status> {
-        loop {
-            let answer = self.duplex.next().await?;
-            if let Some(come) = self.take(answer, asked)? {
-                return Ok(come);
-            }
-        }
-    }
-
-    /// A branch is the proposal of a cycle.
-    fn adopted(&mut self, asked: &Asked, branch: &Branch) {
-        self.known_len = asked.base_len;
-        self.ahead.adopt(branch);
-    }
-
-    /// Whether the late answer to `asked` has come; it is worth nothing any more, but the draft is free again.
-    async fn late(&mut self, asked: &Asked) -> Result<bool, Status> {
-        while let Some(answer) = self.duplex.arrived().await {
-            match self.take(answer?, asked)? {
-                Some(Some(Come::Branch(branch))) => {
-                    self.adopted(asked, &branch);
-                    return Ok(true);
-                }
-                Some(_) => return Ok(true),
-                None => {}
-            }
-        }
-        Ok(false)
-    }
-
-    /// `Some` where `answer` settles `asked`: with what is proposed, or with none where it was refused.
-    fn take(&mut self, answer: DraftSessionResponse, asked: &Asked) -> Result<Option<Option<Come>>, Status> {
-        match answer.message {
-            Some(draft_session_response::Message::Branch(branch)) => {
-                self.ahead.take(branch);
-                Ok(self.ahead.settle(&asked.tokens).map(|branch| Some(Come::Branch(branch))))
-            }
-            Some(draft_session_response::Message::Proposal(proposal)) if proposal.cycle == asked.cycle => {
-                self.known_len = asked.base_len;
-                self.ahead.plant(&proposal);
-                Ok(Some(Some(Come::Proposal(proposal))))
-            }
-            Some(draft_session_response::Message::Rejected(rejected)) if rejected.cycle == asked.cycle => {
-                tracing::warn!(cycle = asked.cycle, detail = rejected.detail, "the draft refused to propose");
-                match rejected.base_len as usize == self.known_len {
-                    true => Ok(Some(None)),
-                    // It has lost the thread: a new stream gives it all committed tokens again.
-                    false => Err(Status::aborted("the draft's committed prefix is not the coordinator's")),
-                }
-            }
-            _ => Ok(None),
-        }
-    }
-}
-
 /// Why the stream is lost, as an attribute.
 fn error_type(status: &Status) -> (&'static str, opentelemetry::Value) {
     (convention::ERROR_TYPE, format!("{:?}", status.code()).into())
-}
-
-async fn open_stream(service: Service, call: Call) -> Result<Stream, Status> {
-    let placed = service.replicas.place(&[]).await?;
-    let opened = time::timeout(OPENING_LIMIT, open_on(&service, &placed, call)).await;
-    match opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("the draft does not open the session"))) {
-        Ok((duplex, known_len)) => Ok(Stream { duplex, known_len, placed, ahead: Ahead::default() }),
-        Err(status) => {
-            placed.failed();
-            Err(status)
-        }
-    }
-}
-
-async fn open_on(service: &Service, placed: &Placed, call: Call) -> Result<(Messages, usize), Status> {
-    let Call { open, deadline } = call;
-    let known_len = open.tokens.len();
-    let mut client = DraftServiceClient::new(placed.channel());
-    let message = Some(draft_session_request::Message::Open(open));
-    let call = async |requests| client.draft_session(Call::request(deadline, requests)).await;
-    let mut duplex = Duplex::open(DraftSessionRequest { message }, call).await?;
-    match duplex.next().await?.message {
-        Some(draft_session_response::Message::Opened(opened)) => {
-            service.replicas.confirm(placed, &opened.incarnation_id).await?;
-            Ok((duplex, known_len))
-        }
-        _ => Err(Status::internal("open was not answered by opened")),
-    }
 }

@@ -68,11 +68,6 @@ impl Ahead {
         self.most = most;
     }
 
-    /// Those that may come at most.
-    pub(super) fn most(&self) -> usize {
-        self.most
-    }
-
     /// A proposal has come, and is what branches are for from now on.
     pub(super) fn plant(&mut self, proposal: &Proposal) {
         (self.parent, self.tokens) = (proposal.id, proposal.tokens.clone());

@@ -193,6 +193,9 @@ pub struct Choice {
     pub trial: Option<Trial>,
 }
 
+/// Tokens a second that each γ promises, from 0 on: E(γ) / T(γ).
+struct Rates([f64; MOST_GAMMA + 1]);
+
 /// Proposals at one place of the window that followed accepted ones, and those that were accepted themselves.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
@@ -292,21 +295,22 @@ impl Outlook {
             self.trial = (gamma, left - 1);
             return chosen(gamma.min(most));
         }
-        let best = self.best(most);
+        let rates = self.rates();
+        let best = rates.best(most);
         if self.since_trial < TRIAL_CYCLES {
             return chosen(best);
         }
         // What a proposal does not promise beyond plain decoding would be lost where it is not there.
-        let promised = if best == 0 { LEAST_GAIN * self.rate(0) } else { self.rate(best) };
+        let promised = if best == 0 { LEAST_GAIN * rates.of(0) } else { rates.of(best) };
         let due = [Trial::Other, Trial::Longer, Trial::Shorter].into_iter().filter_map(|trial| {
             let gamma = match trial {
-                Trial::Other if best == 0 => self.best_from(1.min(most), most),
+                Trial::Other if best == 0 => rates.best_proposal(most),
                 Trial::Other => 0,
                 Trial::Longer => (best + best.div_ceil(2)).min(most),
                 Trial::Shorter => best / 2,
             };
             let length = if gamma == 0 { PLAIN_TRIAL_LENGTH } else { TRIAL_LENGTH };
-            let lost_s = length as f64 * self.cycle_s(gamma) * (1.0 - self.rate(gamma) / promised);
+            let lost_s = length as f64 * self.cycle_s(gamma) * (1.0 - rates.of(gamma) / promised);
             let since_s = self.since_trial_s[trial as usize];
             (gamma != best && since_s >= TRIAL_SPACING[trial as usize] * lost_s)
                 .then_some((since_s, trial, gamma, length))
@@ -323,40 +327,26 @@ impl Outlook {
         self.since_trial_s[trial as usize] = 0.0;
     }
 
-    /// The γ, up to `most`, that promises the most tokens in its time; 0 where that is little more than without a proposal.
-    pub fn best(&self, most: usize) -> usize {
-        let best = self.best_from(1.min(most), most);
-        if self.rate(best) > LEAST_GAIN * self.rate(0) { best } else { 0 }
+    /// What each γ promises.
+    fn rates(&self) -> Rates {
+        let expected = self.expected_tokens();
+        Rates(std::array::from_fn(|gamma| expected[gamma] / self.cycle_s(gamma)))
     }
 
-    fn best_from(&self, least: usize, most: usize) -> usize {
-        let mut best = (least, self.rate(least));
-        for gamma in least + 1..=most {
-            let rate = self.rate(gamma);
-            if rate > best.1 {
-                best = (gamma, rate);
-            }
-        }
-        best.0
-    }
-
-    /// Tokens a second that γ promises.
-    fn rate(&self, gamma: usize) -> f64 {
-        self.expected_tokens(gamma) / self.cycle_s(gamma)
-    }
-
-    /// E(γ) = 1 + Σ survival(i).
-    pub fn expected_tokens(&self, gamma: usize) -> f64 {
+    /// E(γ) = 1 + Σ survival(i), by γ from 0 on.
+    fn expected_tokens(&self) -> [f64; MOST_GAMMA + 1] {
         let (reached, accepted) =
             self.places.iter().fold((PRIOR_PROPOSALS, PRIOR_PROPOSALS * PRIOR_ACCEPTANCE), |sum, place| {
                 (sum.0 + place.reached, sum.1 + place.accepted)
             });
         let pooled = accepted / reached;
         let mut survival = 1.0;
-        self.places[..gamma.min(MOST_GAMMA)].iter().fold(1.0, |expected, place| {
+        let mut expected = [1.0; MOST_GAMMA + 1];
+        for (at, place) in self.places.iter().enumerate() {
             survival *= (place.accepted + POOLED_PROPOSALS * pooled) / (place.reached + POOLED_PROPOSALS);
-            expected + survival
-        })
+            expected[at + 1] = expected[at] + survival;
+        }
+        expected
     }
 
     /// What a proposal of γ tokens takes from being asked for to being there, in seconds.
@@ -373,5 +363,22 @@ impl Outlook {
             _ => self.waited.seconds(gamma as f64),
         };
         self.pace.get_or(1.0) * self.verdict.seconds(rows) + draft_s
+    }
+}
+
+impl Rates {
+    fn of(&self, gamma: usize) -> f64 {
+        self.0[gamma]
+    }
+
+    /// The γ, up to `most`, that promises the most; 0 where that is little more than without a proposal.
+    fn best(&self, most: usize) -> usize {
+        let best = self.best_proposal(most);
+        if self.of(best) > LEAST_GAIN * self.of(0) { best } else { 0 }
+    }
+
+    /// The same of those that propose something, where `most` lets them.
+    fn best_proposal(&self, most: usize) -> usize {
+        (2..=most).fold(1.min(most), |best, gamma| if self.of(gamma) > self.of(best) { gamma } else { best })
     }
 }

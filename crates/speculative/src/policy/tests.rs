@@ -172,7 +172,7 @@ fn it_follows_what_changes() {
     let mut outlook = Outlook::new();
     let far = World { rtt: 6.0, a: 0.5, ..NEAR };
     far.run(&mut outlook, 2000, 3);
-    assert_eq!(outlook.best(MOST_GAMMA), 0);
+    assert_eq!(outlook.rates().best(MOST_GAMMA), 0);
     // The draft has come near: it is tried again, seldom, and then trusted.
     NEAR.run(&mut outlook, 30_000, 4);
     let rate = NEAR.run(&mut outlook, 4000, 5);
@@ -187,7 +187,7 @@ fn a_target_that_computes_for_many_gets_shorter_proposals() {
         let mut outlook = Outlook::new();
         let rate = world.run(&mut outlook, 8000, 6);
         assert!(rate > 0.95 * world.best().1, "{others} others: {rate} of {}", world.best().1);
-        outlook.best(MOST_GAMMA)
+        outlook.rates().best(MOST_GAMMA)
     };
     let (alone, crowded) = (gamma(0), gamma(31));
     assert!(crowded <= 1 && alone >= 3, "alone {alone}, crowded {crowded}");
@@ -196,16 +196,16 @@ fn a_target_that_computes_for_many_gets_shorter_proposals() {
 #[test]
 fn survival_is_what_was_seen_and_beyond_it_what_was_seen_elsewhere() {
     let mut outlook = Outlook::new();
-    let prior = outlook.expected_tokens(3);
+    let prior = outlook.expected_tokens()[3];
     assert!((prior - expected_tokens_constant(PRIOR_ACCEPTANCE, 3)).abs() < 1e-12);
     for _ in 0..2000 {
         outlook.learn(&Observed { gamma: 2, accepted: 2, draft: Some(Drafted::default()), ..Observed::default() });
     }
-    assert!(outlook.expected_tokens(2) > 2.98 && outlook.expected_tokens(8) > 8.5);
+    assert!(outlook.expected_tokens()[2] > 2.98 && outlook.expected_tokens()[8] > 8.5);
     for _ in 0..2000 {
         outlook.learn(&Observed { gamma: 2, accepted: 1, draft: Some(Drafted::default()), ..Observed::default() });
     }
-    let survival = [1, 2].map(|gamma| outlook.expected_tokens(gamma) - outlook.expected_tokens(gamma - 1));
+    let survival = [1, 2].map(|gamma| outlook.expected_tokens()[gamma] - outlook.expected_tokens()[gamma - 1]);
     assert!(survival[0] > 0.93 && survival[1] < 0.07, "{survival:?}");
 }
 
@@ -214,8 +214,8 @@ fn nothing_but_a_bound_limits_it() {
     let sure = World { a: 1.0, step: 0.0, row: 0.0, ..NEAR };
     let mut outlook = Outlook::new();
     sure.run(&mut outlook, 4000, 8);
-    assert!(outlook.best(MOST_GAMMA) > 24, "{}", outlook.best(MOST_GAMMA));
-    assert_eq!((outlook.best(5), outlook.best(0)), (5, 0));
+    assert!(outlook.rates().best(MOST_GAMMA) > 24, "{}", outlook.rates().best(MOST_GAMMA));
+    assert_eq!((outlook.rates().best(5), outlook.rates().best(0)), (5, 0));
     for most in [5, 1, 0] {
         assert!((0..100).all(|_| outlook.gamma(most).gamma <= most), "{most}");
     }
@@ -348,5 +348,5 @@ fn a_close_call_costs_few_trials() {
     let mut outlook = Outlook::new();
     close.run(&mut outlook, 2000, 3);
     let (_, share) = close.run_and_count(&mut outlook, 20_000, 4);
-    assert!(outlook.best(MOST_GAMMA) == 0 && share < 0.1, "{share} of all cycles");
+    assert!(outlook.rates().best(MOST_GAMMA) == 0 && share < 0.1, "{share} of all cycles");
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use self::times::{Average, Curve, LONGEST_SURPRISE};
+use self::times::{Average, Curve, Fitted, LONGEST_SURPRISE};
 
 #[cfg(test)]
 mod tests;
@@ -193,6 +193,14 @@ pub struct Choice {
     pub trial: Option<Trial>,
 }
 
+/// What cycles take.
+struct Times<'a> {
+    verdict: Option<Fitted<'a>>,
+    waited: Option<Fitted<'a>>,
+    pace: f64,
+    sessions: f64,
+}
+
 /// Tokens a second that each γ promises, from 0 on: E(γ) / T(γ).
 struct Rates([f64; MOST_GAMMA + 1]);
 
@@ -253,7 +261,7 @@ impl Outlook {
             self.waited.fade();
             return;
         }
-        let usual_s = self.verdict.seconds(rows as f64);
+        let usual_s = self.verdict.fitted().map_or(0.0, |verdict| verdict.seconds(rows as f64));
         let mut verdict_s = verify_s + around_s;
         if usual_s > 0.0 {
             let pace = self.pace.get_or(1.0);
@@ -310,7 +318,7 @@ impl Outlook {
                 Trial::Shorter => best / 2,
             };
             let length = if gamma == 0 { PLAIN_TRIAL_LENGTH } else { TRIAL_LENGTH };
-            let lost_s = length as f64 * self.cycle_s(gamma) * (1.0 - rates.of(gamma) / promised);
+            let lost_s = length as f64 * self.times().cycle_s(gamma) * (1.0 - rates.of(gamma) / promised);
             let since_s = self.since_trial_s[trial as usize];
             (gamma != best && since_s >= TRIAL_SPACING[trial as usize] * lost_s)
                 .then_some((since_s, trial, gamma, length))
@@ -330,7 +338,8 @@ impl Outlook {
     /// What each γ promises.
     fn rates(&self) -> Rates {
         let expected = self.expected_tokens();
-        Rates(std::array::from_fn(|gamma| expected[gamma] / self.cycle_s(gamma)))
+        let times = self.times();
+        Rates(std::array::from_fn(|gamma| expected[gamma] / times.cycle_s(gamma)))
     }
 
     /// E(γ) = 1 + Σ survival(i), by γ from 0 on.
@@ -354,15 +363,20 @@ impl Outlook {
         self.draft_around_s.get() + gamma as f64 * self.draft_step_s.get()
     }
 
+    /// What is known of times now.
+    fn times(&self) -> Times<'_> {
+        let (pace, sessions) = (self.pace.get_or(1.0), self.sessions.get());
+        Times { verdict: self.verdict.fitted(), waited: self.waited.fitted(), pace, sessions }
+    }
+}
+
+impl Times<'_> {
     /// T(γ): what a cycle takes, in seconds. A target that several sessions share verifies for all of them at once, and they
     /// all choose alike.
     fn cycle_s(&self, gamma: usize) -> f64 {
-        let rows = self.sessions.get() * (1 + gamma) as f64;
-        let draft_s = match gamma {
-            0 => 0.0,
-            _ => self.waited.seconds(gamma as f64),
-        };
-        self.pace.get_or(1.0) * self.verdict.seconds(rows) + draft_s
+        let verdict_s = self.verdict.map_or(0.0, |verdict| verdict.seconds(self.sessions * (1 + gamma) as f64));
+        let waited_s = self.waited.filter(|_| gamma > 0).map_or(0.0, |waited| waited.seconds(gamma as f64));
+        self.pace * verdict_s + waited_s
     }
 }
 

@@ -130,7 +130,7 @@ fn pace_and_passes_do_not_part_over_a_million_cycles() {
     let pace = outlook.pace.get_or(1.0);
     assert!((0.2..5.0).contains(&pace), "{pace}");
     // With its stalls, which count as four times what was expected at most.
-    let step_s = outlook.cycle_s(0);
+    let step_s = outlook.times().cycle_s(0);
     assert!((0.7..1.6).contains(&step_s), "{step_s}");
 }
 
@@ -316,7 +316,7 @@ fn what_is_drafted_ahead_costs_no_time() {
         });
     }
     assert!((outlook.draft_s(4) - 9.0).abs() < 1e-9 && (outlook.draft_s(8) - 10.0).abs() < 1e-9);
-    let cycle_s = outlook.cycle_s(4);
+    let cycle_s = outlook.times().cycle_s(4);
     assert!((1.3..3.0).contains(&cycle_s), "{cycle_s}");
 }
 
@@ -331,12 +331,12 @@ fn plain_cycles_count_but_the_first_of_a_session_after_a_proposal() {
         outlook.learn(&other);
         outlook.learn(&plain(1.0, false));
     }
-    assert!((outlook.cycle_s(0) - 1.0).abs() < 0.05, "{}", outlook.cycle_s(0));
+    assert!((outlook.times().cycle_s(0) - 1.0).abs() < 0.05, "{}", outlook.times().cycle_s(0));
     for _ in 0..400 {
         outlook.learn(&other);
         outlook.learn(&plain(2.0, true));
     }
-    assert!((outlook.cycle_s(0) - 1.0).abs() < 0.1, "{}", outlook.cycle_s(0));
+    assert!((outlook.times().cycle_s(0) - 1.0).abs() < 0.1, "{}", outlook.times().cycle_s(0));
 }
 
 /// Where a proposal promises a little more than plain decoding, it is not tried all the time.
@@ -349,4 +349,57 @@ fn a_close_call_costs_few_trials() {
     close.run(&mut outlook, 2000, 3);
     let (_, share) = close.run_and_count(&mut outlook, 20_000, 4);
     assert!(outlook.rates().best(MOST_GAMMA) == 0 && share < 0.1, "{share} of all cycles");
+}
+
+/// Up to some rows a pass takes what reading the weights takes; a line through those would promise too much of more rows.
+#[test]
+fn what_was_not_seen_is_not_promised_for_less() {
+    let takes = |rows: usize| 1.0 + 0.08 * (rows - 1) as f64 + 0.2 * rows.saturating_sub(4) as f64;
+    let mut curve = Curve::new(MEMORY_VERDICT);
+    assert!(curve.fitted().is_none());
+    for cycle in 0..300 {
+        let rows = [1, 5, 6][cycle % 3];
+        curve.learn(rows, takes(rows));
+    }
+    let fitted = curve.fitted().expect("something was seen");
+    for rows in [1, 5, 6] {
+        assert!((fitted.seconds(rows as f64) - takes(rows)).abs() < 1e-9);
+    }
+    for rows in [7, 8, 9, 12] {
+        let share = fitted.seconds(rows as f64) / takes(rows);
+        assert!((0.97..1.6).contains(&share), "{rows} rows: {share}");
+    }
+}
+
+#[test]
+fn a_curve_is_a_parabola_that_neither_falls_nor_flattens() {
+    let fitted = |sizes: &[usize], takes: fn(f64) -> f64, at: f64| {
+        let mut curve = Curve::new(MEMORY_VERDICT);
+        (0..64).for_each(|n| curve.learn(sizes[n % sizes.len()], takes(sizes[n % sizes.len()] as f64)));
+        curve.fitted().expect("something was seen").seconds(at)
+    };
+    let is_near = |a: f64, b: f64| assert!((a - b).abs() < 0.01, "{a} is not {b}");
+    is_near(fitted(&[1, 2, 5, 7], |x| 3.0 + 0.5 * x + 0.1 * x * x, 20.0), 53.0);
+    is_near(fitted(&[300, 301, 303, 312], |x| 3.0 + 0.5 * x + 0.1 * x * x, 310.0), 9768.0);
+    is_near(fitted(&[2, 6], |x| 1.0 + 0.5 * x, 20.0), 11.0);
+    is_near(fitted(&[4], |x| 2.0 * x, 20.0), 8.0);
+    // What falls is flat beyond, what flattens is a line, and what bends up does not rise again below its least.
+    is_near(fitted(&[2, 6], |x| 9.0 - x, 20.0), 5.0);
+    is_near(fitted(&[1, 4, 9], f64::sqrt, 16.0), fitted(&[1, 4, 9], f64::sqrt, 15.0) + 0.245);
+    is_near(fitted(&[10, 12, 14], |x| (x - 12.0).powi(2), 1.0), fitted(&[10, 12, 14], |x| (x - 12.0).powi(2), 2.0));
+}
+
+/// What slows all passes down while one size alone is seen says nothing of that size.
+#[test]
+fn a_slower_machine_is_told_from_a_dearer_pass() {
+    let mut outlook = Outlook::new();
+    let mut learn = |gamma: usize, slow: f64| {
+        let (verify_s, batch_rows) = (slow * NEAR.verify(gamma), 1 + gamma);
+        let draft = (gamma > 0).then(Drafted::default);
+        outlook.learn(&Observed { gamma, draft, verify_s, batch_rows, ..Observed::default() });
+        outlook.times().cycle_s(4) / outlook.times().cycle_s(2)
+    };
+    let before = (0..300).map(|cycle| learn([0, 2, 4][cycle % 3], 1.0)).last().expect("cycles");
+    let after = (0..60).map(|_| learn(4, 1.3)).last().expect("cycles");
+    assert!((after / before - 1.0).abs() < 0.06, "{before} before, {after} after");
 }

@@ -6,8 +6,12 @@ const NEWEST_TIME: f64 = 1.0 / 16.0;
 /// A time counts as no more than so many times what was expected: a machine stalls now and then.
 pub(super) const LONGEST_SURPRISE: f64 = 4.0;
 
-/// For how many of its size the line through all counts at each size.
-const LINE_COUNTS: f64 = 4.0;
+/// For how many of its size the parabola through all counts at each size.
+const PARABOLA_COUNTS: f64 = 2.0;
+
+/// The share of the newest in what a size is off the parabola, in shares that are forgotten: how sizes compare changes as slowly
+/// as they are forgotten, and what all take now is told apart from it.
+const NEWEST_BESIDE: f64 = 4.0;
 
 /// The greatest size that is told apart.
 const MOST_SIZES: usize = 512;
@@ -19,16 +23,14 @@ pub(super) struct Average {
     count: u64,
 }
 
-/// What something takes by its size, a pass by its rows or a wait by γ: a line through all, and what each size is off it.
+/// What something takes by its size, a pass by its rows or a wait by γ: a parabola through all, and what each size is off it.
 #[derive(Clone, Debug)]
 pub(super) struct Curve {
     /// What of the past stays with each new one.
     memory: f64,
-    weight: f64,
-    size: f64,
-    seconds: f64,
-    size_size: f64,
-    size_seconds: f64,
+    /// Σ sizeᵏ for k from 0 on, and Σ sizeᵏ × seconds.
+    sizes: [f64; 5],
+    seconds: [f64; 3],
     /// By size, from 1: what those took, and how many of them count.
     beside: Vec<Beside>,
 }
@@ -37,6 +39,25 @@ pub(super) struct Curve {
 struct Beside {
     mean_s: f64,
     count: f64,
+}
+
+/// What a [`Curve`] says of sizes, those that were not seen as well.
+///
+/// The parabola is that of least squares which neither falls nor flattens: a pass takes what reading the weights takes up to
+/// some rows, and what computing takes from there, so a line through the small ones would promise too much of the large ones.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fitted<'a> {
+    curve: &'a Curve,
+    mean_size: f64,
+    mean_s: f64,
+    /// Of size less its mean.
+    slope: f64,
+    /// Of its square, less the part that the line has.
+    curvature: f64,
+    variance: f64,
+    skew: f64,
+    /// Where it would begin to rise.
+    least: f64,
 }
 
 impl Average {
@@ -66,24 +87,22 @@ impl Average {
 
 impl Curve {
     pub(super) fn new(memory: f64) -> Self {
-        Self { memory, weight: 0.0, size: 0.0, seconds: 0.0, size_size: 0.0, size_seconds: 0.0, beside: Vec::new() }
+        Self { memory, sizes: [0.0; 5], seconds: [0.0; 3], beside: Vec::new() }
     }
 
     /// All that was seen took `factor` times as long.
     pub(super) fn scale(&mut self, factor: f64) {
-        self.seconds *= factor;
-        self.size_seconds *= factor;
+        self.seconds.iter_mut().for_each(|seconds| *seconds *= factor);
         self.beside.iter_mut().for_each(|beside| beside.mean_s *= factor);
     }
 
     /// What was seen counts for less; something stays, so that there is a guess.
     pub(super) fn fade(&mut self) {
-        if self.weight < 1.0 {
+        if self.sizes[0] < 1.0 {
             return;
         }
-        let sums = [&mut self.weight, &mut self.size, &mut self.seconds, &mut self.size_size, &mut self.size_seconds];
         let counts = self.beside.iter_mut().map(|beside| &mut beside.count);
-        sums.into_iter().chain(counts).for_each(|value| *value *= self.memory);
+        self.sizes.iter_mut().chain(&mut self.seconds).chain(counts).for_each(|value| *value *= self.memory);
     }
 
     pub(super) fn learn(&mut self, size: usize, seconds: f64) {
@@ -93,42 +112,61 @@ impl Curve {
             self.beside.resize(size, Beside::default());
         }
         self.fade();
-        self.weight += 1.0;
-        self.size += x;
-        self.seconds += seconds;
-        self.size_size += x * x;
-        self.size_seconds += x * seconds;
+        self.sizes.iter_mut().zip(0..).for_each(|(sum, power)| *sum += x.powi(power));
+        self.seconds.iter_mut().zip(0..).for_each(|(sum, power)| *sum += x.powi(power) * seconds);
         let beside = &mut self.beside[size - 1];
         beside.count += 1.0;
-        beside.mean_s += (seconds - beside.mean_s) * NEWEST_TIME.max(1.0 / beside.count);
+        beside.mean_s += (seconds - beside.mean_s) * (NEWEST_BESIDE * (1.0 - self.memory)).max(1.0 / beside.count);
     }
 
+    /// How much what was seen of a size counts there beside the parabola, 0 to 1.
+    pub(super) fn trust(&self, size: usize) -> f64 {
+        let count = self.beside.get(size.max(1) - 1).map_or(0.0, |beside| beside.count);
+        count / (count + PARABOLA_COUNTS)
+    }
+
+    /// What was seen as a whole; `None` before there is anything.
+    pub(super) fn fitted(&self) -> Option<Fitted<'_>> {
+        let weight = self.sizes[0];
+        if weight == 0.0 {
+            return None;
+        }
+        // Means of powers of the size, and from them those of the size less its mean.
+        let [mean, second, third, fourth] = [1, 2, 3, 4].map(|power| self.sizes[power] / weight);
+        let [mean_s, with_s, second_with_s] = self.seconds.map(|sum| sum / weight);
+        let variance = second - mean * mean;
+        let cube = third - 3.0 * mean * second + 2.0 * mean.powi(3);
+        let fourth_power = fourth - 4.0 * mean * third + 6.0 * mean * mean * second - 3.0 * mean.powi(4);
+        let covariance = with_s - mean * mean_s;
+        let (slope, skew) = if variance > 1e-9 { (covariance / variance, cube / variance) } else { (0.0, 0.0) };
+        // The square without what a line has of it, u² - skew u - variance, stands at right angles to all lines.
+        let bent = fourth_power - skew * cube - variance * variance;
+        let bent_with_s =
+            second_with_s - 2.0 * mean * with_s + mean * mean * mean_s - skew * covariance - variance * mean_s;
+        let is_told = variance > 1e-9 && bent > 1e-9 * fourth;
+        let curvature = if is_told { (bent_with_s / bent).max(0.0) } else { 0.0 };
+        let (slope, least) = match curvature > 0.0 {
+            true => (slope, (skew - slope / curvature) / 2.0),
+            false => (slope.max(0.0), f64::NEG_INFINITY),
+        };
+        Some(Fitted { curve: self, mean_size: mean, mean_s, slope, curvature, variance, skew, least })
+    }
+}
+
+impl Fitted<'_> {
     /// What a size takes, in seconds; between two sizes, in proportion.
     pub(super) fn seconds(&self, size: f64) -> f64 {
-        if self.weight == 0.0 {
-            return 0.0;
-        }
         let off = |size: usize| {
-            let Beside { mean_s, .. } = self.beside.get(size.max(1) - 1).copied().unwrap_or_default();
-            (mean_s - self.line(size as f64)) * self.trust(size)
+            let Beside { mean_s, .. } = self.curve.beside.get(size.max(1) - 1).copied().unwrap_or_default();
+            (mean_s - self.parabola(size as f64)) * self.curve.trust(size)
         };
         let (below, between) = (size.floor(), size.fract());
         let off = (1.0 - between) * off(below as usize) + between * off(below as usize + 1);
-        (self.line(size) + off).max(0.0)
+        (self.parabola(size) + off).max(0.0)
     }
 
-    /// How much what was seen of a size counts there beside the line, 0 to 1.
-    pub(super) fn trust(&self, size: usize) -> f64 {
-        let count = self.beside.get(size.max(1) - 1).map_or(0.0, |beside| beside.count);
-        count / (count + LINE_COUNTS)
-    }
-
-    /// The least-squares line, which never falls.
-    fn line(&self, size: f64) -> f64 {
-        let (mean_size, mean_seconds) = (self.size / self.weight, self.seconds / self.weight);
-        let variance = self.size_size / self.weight - mean_size * mean_size;
-        let covariance = self.size_seconds / self.weight - mean_size * mean_seconds;
-        let slope = if variance > 1e-9 { (covariance / variance).max(0.0) } else { 0.0 };
-        mean_seconds + slope * (size - mean_size)
+    fn parabola(&self, size: f64) -> f64 {
+        let u = (size - self.mean_size).max(self.least);
+        self.mean_s + self.slope * u + self.curvature * (u * u - self.skew * u - self.variance)
     }
 }

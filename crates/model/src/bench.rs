@@ -32,7 +32,7 @@ pub fn fork_join(compute: &Compute) {
 
 /// A sequence that goes on after all of another and shares its pages.
 pub fn branch(cache: &KvCache) -> KvCache {
-    cache.branch(cache.len(), None)
+    cache.branch(cache.len())
 }
 
 /// A matmul of random weights.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::device::Kept;
-use crate::kernels::Buffer;
 use crate::kernels::attention::{PAGE, Shape};
+use crate::kernels::{Page, Pages};
 
 /// The keys and values of a sequence's positions in every layer. What lies beyond [`len`](Self::len) counts for nothing.
 ///
@@ -26,13 +26,14 @@ pub struct KvCache {
 
 /// Where keys and values are.
 enum Memory {
-    Pages(Vec<Arc<Buffer>>),
+    Pages(Vec<Arc<Page>>, Arc<Pages>),
     Device(Kept),
 }
 
 impl KvCache {
-    pub(crate) fn new(shape: Shape, context: usize) -> KvCache {
-        KvCache { shape, context, len: 0, memory: Memory::Pages(Vec::new()), branched_at: None }
+    /// Takes what it needs from `pages`.
+    pub(crate) fn new(shape: Shape, context: usize, pages: Arc<Pages>) -> KvCache {
+        KvCache { shape, context, len: 0, memory: Memory::Pages(Vec::new(), pages), branched_at: None }
     }
 
     pub(crate) fn on_device(shape: Shape, context: usize, kept: Kept) -> KvCache {
@@ -45,7 +46,7 @@ impl KvCache {
     /// The device has not got so much.
     pub fn reserve(&mut self, positions: usize) -> Result<(), Error> {
         match &mut self.memory {
-            Memory::Pages(_) => Ok(()),
+            Memory::Pages(..) => Ok(()),
             Memory::Device(kept) => {
                 kept.reserve(positions.min(self.context)).map_err(|error| Error::Device(error.to_string()))
             }
@@ -54,20 +55,20 @@ impl KvCache {
 
     /// Whether it is in the memory of the CPU, for our kernels.
     pub(crate) fn is_paged(&self) -> bool {
-        matches!(self.memory, Memory::Pages(_))
+        matches!(self.memory, Memory::Pages(..))
     }
 
     /// What is on the device, if it is on one.
     pub(crate) fn kept(&mut self) -> Option<&mut Kept> {
         match &mut self.memory {
-            Memory::Pages(_) => None,
+            Memory::Pages(..) => None,
             Memory::Device(kept) => Some(kept),
         }
     }
 
-    fn pages(&self) -> &[Arc<Buffer>] {
+    fn pages(&self) -> &[Arc<Page>] {
         match &self.memory {
-            Memory::Pages(pages) => pages,
+            Memory::Pages(pages, _) => pages,
             Memory::Device(_) => &[],
         }
     }
@@ -90,7 +91,7 @@ impl KvCache {
     /// Bytes in use, those of positions not held yet included.
     pub fn bytes(&self) -> u64 {
         let pages = match &self.memory {
-            Memory::Pages(pages) => pages.len(),
+            Memory::Pages(pages, _) => pages.len(),
             Memory::Device(kept) => kept.positions() / PAGE,
         };
         (pages * self.page_bytes()) as u64
@@ -99,22 +100,22 @@ impl KvCache {
     /// Bytes of 64 positions.
     pub(crate) fn page_bytes(&self) -> usize {
         match &self.memory {
-            Memory::Pages(_) => self.shape.page_len() * size_of::<f32>(),
+            Memory::Pages(..) => self.shape.page_len() * size_of::<f32>(),
             Memory::Device(kept) => 2 * self.shape.layers * self.shape.kv_width() * PAGE * kept.value_bytes(),
         }
     }
 
     /// The whole pages of the first `positions`, all of which are held; none where there are no pages to share.
-    pub(crate) fn whole_pages(&self, positions: usize) -> &[Arc<Buffer>] {
+    pub(crate) fn whole_pages(&self, positions: usize) -> &[Arc<Page>] {
         let pages = self.pages();
         &pages[..(positions.min(self.len) / PAGE).min(pages.len())]
     }
 
     /// Takes over whole pages of another cache of the same model, whose tokens are the same up to there.
-    pub(crate) fn adopt(&mut self, adopted: Vec<Arc<Buffer>>) {
+    pub(crate) fn adopt(&mut self, adopted: Vec<Arc<Page>>) {
         assert!(self.is_empty(), "a cache that begins");
         match &mut self.memory {
-            Memory::Pages(pages) => {
+            Memory::Pages(pages, _) => {
                 self.len = adopted.len() * PAGE;
                 *pages = adopted;
             }
@@ -136,14 +137,14 @@ impl KvCache {
     ///
     /// # Panics
     /// It is not [paged](Self::is_paged).
-    pub(crate) fn grown(&mut self, rows: usize) -> &mut [Arc<Buffer>] {
-        let Memory::Pages(pages) = &mut self.memory else { panic!("a cache of the CPU") };
+    pub(crate) fn grown(&mut self, rows: usize) -> &mut [Arc<Page>] {
+        let Memory::Pages(pages, more) = &mut self.memory else { panic!("a cache of the CPU") };
         let slots = self.len + self.branched_at.map_or(0, |at| gap(at).len());
         for page in pages.iter_mut().skip(slots / PAGE) {
             Arc::make_mut(page);
         }
         while pages.len() < (slots + rows).div_ceil(PAGE) {
-            pages.push(Arc::new(Buffer::zeroed(self.shape.page_len())));
+            pages.push(Arc::new(more.take()));
         }
         pages
     }
@@ -167,25 +168,23 @@ impl KvCache {
     }
 
     /// A cache that goes on after the first `len` positions of this one and shares them: none is copied, unless this one is a
-    /// branch itself, whose own few are. `spare` is a page that nobody needs.
+    /// branch itself, whose own few are.
     ///
     /// # Panics
     /// It does not [branch](Self::branches), or holds fewer positions.
-    pub(crate) fn branch(&self, len: usize, spare: Option<Arc<Buffer>>) -> KvCache {
-        let Memory::Pages(pages) = &self.memory else { panic!("a cache of the CPU") };
+    pub(crate) fn branch(&self, len: usize) -> KvCache {
+        let Memory::Pages(pages, more) = &self.memory else { panic!("a cache of the CPU") };
         assert!(len <= self.len, "{len} of {} positions", self.len);
         let at = self.branched_at.map_or(len, |at| at.min(len));
-        let mut shared = pages[..gap(at).end / PAGE].to_vec();
-        shared.extend(spare.filter(|page| Arc::strong_count(page) == 1));
-        let memory = Memory::Pages(shared);
+        let memory = Memory::Pages(pages[..gap(at).end / PAGE].to_vec(), more.clone());
         let mut branch = KvCache { shape: self.shape, context: self.context, len: at, memory, branched_at: Some(at) };
         branch.copy(self, at..len);
         branch
     }
 
     /// The sequence of `old` as a branch of this cache, with which it shares its first `len` positions.
-    pub(crate) fn rebased(&self, old: &KvCache, len: usize, spare: Option<Arc<Buffer>>) -> KvCache {
-        let mut branch = self.branch(len, spare);
+    pub(crate) fn rebased(&self, old: &KvCache, len: usize) -> KvCache {
+        let mut branch = self.branch(len);
         branch.copy(old, len..old.len);
         branch
     }
@@ -196,14 +195,6 @@ impl KvCache {
         assert!(at <= self.len, "{at} of {} positions", self.len);
         self.truncate(at);
         self.copy(branch, at..branch.len);
-    }
-
-    /// A page for another branch, where there is one that nobody shares.
-    pub(crate) fn into_spare(self) -> Option<Arc<Buffer>> {
-        match self.memory {
-            Memory::Pages(mut pages) => pages.pop().filter(|page| Arc::strong_count(page) == 1),
-            Memory::Device(_) => None,
-        }
     }
 
     /// Appends some positions of another cache.
@@ -225,7 +216,7 @@ impl KvCache {
     pub(crate) fn poison(&mut self) {
         let Shape { kv_heads, head_dim, layers, .. } = self.shape;
         let padded = head_dim.next_multiple_of(16);
-        let Memory::Pages(pages) = &mut self.memory else { panic!("a cache of the CPU") };
+        let Memory::Pages(pages, _) = &mut self.memory else { panic!("a cache of the CPU") };
         for (number, page) in pages.iter_mut().enumerate() {
             let first = self.len.saturating_sub(number * PAGE).min(PAGE);
             for head in Arc::make_mut(page).chunks_exact_mut(PAGE * (head_dim + padded)).take(layers * kv_heads) {

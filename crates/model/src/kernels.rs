@@ -16,6 +16,7 @@ pub(crate) mod matmul;
 mod matrix;
 mod norm;
 mod packed;
+mod pages;
 mod portable;
 pub(crate) mod roof;
 pub(crate) mod rope;
@@ -32,6 +33,7 @@ pub(crate) use isa::Path;
 pub(crate) use matrix::{FloatType, Matrix};
 pub(crate) use norm::Norm;
 pub(crate) use packed::Format;
+pub(crate) use pages::{Page, Pages};
 pub(crate) use simd::BLOCK;
 
 /// Where element `i` of a row stands in *lane order*: in each block of 32 the 16 even elements, then the 16 odd ones.

@@ -14,7 +14,7 @@ use crate::geometry::Mlp;
 use crate::kernels::attention::{Attention, Projections};
 use crate::kernels::matmul::{self, Sink, matmul};
 use crate::kernels::rope::{self, Rotation};
-use crate::kernels::{BLOCK, Buffer, Matrix, activation};
+use crate::kernels::{BLOCK, Buffer, Matrix, Pages, activation};
 use crate::load::{Loaded, load};
 use crate::weights::{Block, Kernels, Linear, Parameters};
 use crate::{Compute, Decoder, Description, Error, Forward, Geometry, KvCache, LoadError, Rows, Source, roofs};
@@ -28,6 +28,8 @@ pub struct Transformer {
     geometry: Geometry,
     weights: Parameters,
     bytes: cost::Bytes,
+    /// Of its caches.
+    pages: Arc<Pages>,
     compute: Arc<Compute>,
     state: State,
 }
@@ -46,7 +48,8 @@ impl Transformer {
         let (description, geometry, weights) = loaded.described(device);
         let state = State::new(&geometry, compute.threads());
         let bytes = cost::Bytes::of(&weights, size_of::<f32>());
-        Transformer { description, geometry, weights, bytes, compute, state }
+        let pages = Pages::new(geometry.shape().page_len());
+        Transformer { description, geometry, weights, bytes, pages, compute, state }
     }
 
     /// The model's sizes and parts.
@@ -61,7 +64,7 @@ impl Decoder for Transformer {
     }
 
     fn new_cache(&self) -> KvCache {
-        KvCache::new(self.geometry.shape(), self.geometry.context)
+        KvCache::new(self.geometry.shape(), self.geometry.context, self.pages.clone())
     }
 
     fn forward(&mut self, batch: &mut [Rows<'_>]) -> Result<Forward, Error> {

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use self::unit::Attend;
 use super::buffer::Shared;
 use super::simd::LANES;
-use super::{BLOCK, Buffer, place};
+use super::{BLOCK, Buffer, Page, place};
 use crate::compute::Compute;
 
 mod unit;
@@ -69,7 +69,7 @@ impl Shape {
     }
 
     /// Copies the keys and values of one slot of a page into one of another.
-    pub(crate) fn copy_position(self, (from, from_slot): (&Buffer, usize), (to, to_slot): (&mut Buffer, usize)) {
+    pub(crate) fn copy_position(self, (from, from_slot): (&Page, usize), (to, to_slot): (&mut Page, usize)) {
         for head in 0..self.layers * self.kv_heads {
             let keys = head * self.head_len();
             let values = keys + PAGE * self.head_dim;
@@ -105,7 +105,7 @@ struct Window<'a> {
     /// Slots that nobody sees, up to the end of a page.
     gap: Range<usize>,
     rows: Range<usize>,
-    owner: PhantomData<&'a mut [Arc<Buffer>]>,
+    owner: PhantomData<&'a mut [Arc<Page>]>,
 }
 
 impl Window<'_> {
@@ -151,7 +151,7 @@ impl<'a> Attention<'a> {
     /// Adds a window: `rows` new rows of a sequence whose `pages` hold `held` positions and have room for the new ones.
     /// `gap` is the rest of a page that holds none of them, though positions follow it. Pages in front of the new rows may be
     /// shared with other sequences; those that get rows may not.
-    pub(crate) fn push(&mut self, pages: &'a mut [Arc<Buffer>], held: usize, gap: Range<usize>, rows: usize) {
+    pub(crate) fn push(&mut self, pages: &'a mut [Arc<Page>], held: usize, gap: Range<usize>, rows: usize) {
         assert!(gap.end.is_multiple_of(PAGE) && gap.len() < PAGE && gap.end <= held + gap.len(), "the rest of a page");
         let held = held + gap.len();
         assert!(held + rows <= pages.len() * PAGE, "room for {held} + {rows} positions in {} pages", pages.len());

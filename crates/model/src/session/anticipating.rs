@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt, mem,
+    mem,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     Error, KvCache,
-    kernels::{Buffer, attention::PAGE},
+    kernels::attention::PAGE,
     worker::{Answer, Cost, Grown, Lane, Stem, Worker},
 };
 
@@ -61,7 +61,6 @@ pub struct BranchCost {
 pub(super) struct Anticipation {
     tree: Tree,
     kept: HashMap<u64, Kept>,
-    spare: Vec<Spare>,
     /// Branches that may wait for their verdict at once.
     credit: usize,
     /// Tokens of each.
@@ -88,15 +87,6 @@ struct Round {
     recalled: Arc<AtomicBool>,
     growing: oneshot::Receiver<Result<Grown, Error>>,
     begun: Instant,
-}
-
-/// A page for a branch to come.
-struct Spare(Arc<Buffer>);
-
-impl fmt::Debug for Spare {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Spare")
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -142,15 +132,8 @@ impl Anticipation {
     /// Nothing is under verification any more.
     pub(super) fn forget(&mut self) {
         self.tree.clear();
-        let kept = mem::take(&mut self.kept);
-        kept.into_values().for_each(|kept| self.recycle(kept.cache));
+        self.kept.clear();
         self.unsent.clear();
-    }
-
-    fn recycle(&mut self, cache: Option<KvCache>) {
-        if self.spare.len() < 2 * WIDTH {
-            self.spare.extend(cache.and_then(KvCache::into_spare).map(Spare));
-        }
     }
 
     /// The branch is under verification, after `committed` more tokens: `cache` goes on with it. Gives the tokens of it that the
@@ -159,8 +142,7 @@ impl Anticipation {
         let unsent = self.unsent.iter().position(|branch| branch.id == id).and_then(|at| self.unsent.remove(at));
         for gone in self.tree.adopt(id) {
             self.unsent.retain(|branch| branch.id != gone);
-            let kept = self.kept.remove(&gone);
-            self.recycle(kept.and_then(|kept| kept.cache));
+            self.kept.remove(&gone);
         }
         self.kept.values_mut().for_each(|kept| drop(kept.path.drain(..committed.min(kept.path.len()))));
         let Some(Kept { cache: Some(branch), at, .. }) = self.kept.remove(&id) else {
@@ -172,12 +154,10 @@ impl Anticipation {
         let mut below = mem::take(&mut self.kept);
         for kept in below.values_mut() {
             if let Some(old) = kept.cache.take() {
-                kept.cache = Some(cache.rebased(&old, at + 1, self.spare.pop().map(|spare| spare.0)));
-                self.recycle(Some(old));
+                kept.cache = Some(cache.rebased(&old, at + 1));
             }
         }
         self.kept = below;
-        self.recycle(Some(branch));
         (self.tree.tokens(id)[..held].to_vec(), unsent)
     }
 
@@ -252,7 +232,7 @@ impl Anticipation {
             let gamma = self.gamma.min(wanted).min(room.saturating_sub(1));
             let Some(cache) = cache.filter(|cache| gamma > 0 && cache.len() >= at) else { continue };
             path.push(final_token);
-            let stem = Stem::new(cache.branch(at, self.spare.pop().map(|spare| spare.0)), path, gamma);
+            let stem = Stem::new(cache.branch(at), path, gamma);
             shoots.push((Kind::Branch(foreseen), stem));
             if shoots.len() == most {
                 break;
@@ -288,7 +268,7 @@ impl Anticipation {
                         kept.cache = Some(cache);
                     }
                 }
-                Kind::Branch(_) if !is_grown => self.recycle(Some(cache)),
+                Kind::Branch(_) if !is_grown => {}
                 Kind::Branch(foreseen) => {
                     let id = self.tree.grow(&foreseen, tokens.clone(), ranked);
                     let at = cache.len() - gamma;

@@ -329,12 +329,12 @@ fn branches_share_what_is_before_them() {
             let mut trunk = Decoder::new_cache(&model);
             forward(&mut model, &mut trunk, &tokens[..at + 3]);
             let held = trunk.bytes();
-            let mut branch = trunk.branch(at, None);
-            let mut sibling = trunk.branch(at + 1, None);
+            let mut branch = trunk.branch(at);
+            let mut sibling = trunk.branch(at + 1);
             forward(&mut model, &mut sibling, &[1, 2, 3]);
             forward(&mut model, &mut branch, &tokens[at..at + 4]);
             // A branch of a branch, and further rows of both beside each other.
-            let mut twig = branch.branch(at + 2, None);
+            let mut twig = branch.branch(at + 2);
             let rows = [
                 Rows { cache: &mut branch, tokens: &tokens[at + 4..at + 8], logits_from: 0 },
                 Rows { cache: &mut twig, tokens: &tokens[at + 2..at + 8], logits_from: 0 },
@@ -404,8 +404,8 @@ fn rows_that_are_read_together_keep_their_bits() {
             ] {
                 for place in [0, ats.len() / 2, ats.len()] {
                     let caches = || {
-                        let mut caches: Vec<_> = ats.iter().map(|&at| trunk.branch(at, None)).collect();
-                        caches.insert(place, other.branch(100, None));
+                        let mut caches: Vec<_> = ats.iter().map(|&at| trunk.branch(at)).collect();
+                        caches.insert(place, other.branch(100));
                         caches
                     };
                     let what = format!("{geometry:?} on {isa}, {ats:?}, another at {place}");
@@ -427,7 +427,7 @@ fn a_single_row_beside_many_or_none_is_on_its_own() {
         extend(&mut model, &mut trunk, &tokens[..122]);
         for many in [2, 17, 33, 65] {
             let at = 122.min(150 - many);
-            let [mut long, mut one, mut none, mut last] = [at, 120, 119, 121].map(|at| trunk.branch(at, None));
+            let [mut long, mut one, mut none, mut last] = [at, 120, 119, 121].map(|at| trunk.branch(at));
             let rows = &tokens[150 - many..];
             let mut batch = [
                 Rows { cache: &mut long, tokens: rows, logits_from: 0 },
@@ -437,7 +437,7 @@ fn a_single_row_beside_many_or_none_is_on_its_own() {
             ];
             let forward = model.forward(&mut batch).unwrap();
             let [long, one, last] = [(0, many - 1), (1, 0), (3, 0)].map(|(which, row)| bits(forward.row(which, row)));
-            let mut alone = |at: usize, tokens: &[u32]| extend(&mut model, &mut trunk.branch(at, None), tokens).pop();
+            let mut alone = |at: usize, tokens: &[u32]| extend(&mut model, &mut trunk.branch(at), tokens).pop();
             assert!(Some(long) == alone(at, rows), "{geometry:?}, {many} rows");
             assert!(Some(one) == alone(120, &[5]), "{geometry:?}, one beside {many} rows");
             assert!(Some(last) == alone(121, &[6]), "{geometry:?}, one beside none");
@@ -452,7 +452,7 @@ fn what_is_read_together_is_counted_once() {
     let mut trunk = model.new_cache();
     extend(&mut model, &mut trunk, &tokens(8, 140));
     let mut of = |ats: &[usize]| {
-        let caches = || ats.iter().map(|&at| trunk.branch(at, None)).collect::<Vec<_>>();
+        let caches = || ats.iter().map(|&at| trunk.branch(at)).collect::<Vec<_>>();
         assert_same_bits(&mut model, &mut caches(), &mut caches(), "one trunk")
     };
     let (one, two) = (of(&[140]), of(&[140, 138]));

@@ -10,7 +10,7 @@ use speculative::TokenId;
 
 use crate::{
     KvCache,
-    kernels::{Buffer, attention::PAGE},
+    kernels::{Page, attention::PAGE},
 };
 
 #[cfg(test)]
@@ -36,7 +36,7 @@ struct Key {
 
 struct Entry {
     id: u64,
-    page: Arc<Buffer>,
+    page: Arc<Page>,
     used: u64,
     /// Pages that follow this one; while there are any it stays.
     followers: usize,
@@ -53,7 +53,7 @@ impl Prefixes {
     }
 
     /// The pages that are there for the beginning of `tokens`, in order.
-    pub(super) fn longest(&mut self, tokens: &[TokenId]) -> Vec<Arc<Buffer>> {
+    pub(super) fn longest(&mut self, tokens: &[TokenId]) -> Vec<Arc<Page>> {
         self.now += 1;
         let (mut pages, mut after) = (Vec::new(), None);
         for tokens in tokens.chunks_exact(PAGE) {

@@ -1,10 +1,10 @@
 use super::*;
-use crate::kernels::attention::Shape;
+use crate::kernels::{Pages, attention::Shape};
 
 /// A cache whose first page begins with `mark`, and so on upwards.
 fn cache(pages: usize, mark: f32) -> KvCache {
     let shape = Shape { layers: 1, heads: 1, kv_heads: 1, head_dim: 16 };
-    let mut cache = KvCache::new(shape, 64 * PAGE);
+    let mut cache = KvCache::new(shape, 64 * PAGE, Pages::new(shape.page_len()));
     for (number, page) in cache.grown(pages * PAGE).iter_mut().enumerate() {
         Arc::get_mut(page).unwrap()[0] = mark + number as f32;
     }

@@ -1,20 +1,23 @@
 //! A connection that is made longer than it is, so that one machine can study what distance does.
 //!
 //! What is written on either side waits for as long as the distance takes and comes out on the other, in order. The waiting
-//! is real. A thread of each direction does it, because the runtime's timer ticks in milliseconds.
+//! is real, by a timer of the system's, because the runtime's own ticks in milliseconds. It takes little from the models that
+//! compute on the same processor: no thread is woken but the runtime's.
 
 use std::{
     io,
-    sync::mpsc,
-    thread,
     time::{Duration, Instant},
 };
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream},
     net::TcpStream,
-    runtime::Handle,
+    sync::mpsc,
 };
+
+use timer::Timer;
+
+mod timer;
 
 /// Bytes that either end takes before its writer waits.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -66,9 +69,8 @@ impl Distance {
         to: impl AsyncWrite + Send + Unpin + 'static,
     ) -> io::Result<()> {
         // Unbounded: a link holds what is under way, and the windows of HTTP/2 bound that.
-        let (queue, queued) = mpsc::channel();
-        let runtime = Handle::current();
-        thread::Builder::new().name("distance".to_owned()).spawn(move || hold(&queued, to, &runtime))?;
+        let (queue, queued) = mpsc::unbounded_channel();
+        tokio::spawn(hold(queued, to, Timer::new()?));
         tokio::spawn(async move {
             let mut direction = Direction::new(self);
             let mut buffer = vec![0; CHUNK_BYTES];
@@ -102,17 +104,16 @@ impl Direction {
 }
 
 /// Passes on each chunk when it is due, and the end after the last.
-fn hold(queued: &mpsc::Receiver<(Instant, Vec<u8>)>, mut to: impl AsyncWrite + Unpin, runtime: &Handle) {
-    // Linux lets a thread oversleep by 50 µs to save a wake-up. Where this fails, it still may.
-    #[cfg(target_os = "linux")]
-    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
-    for (due, chunk) in queued {
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        if runtime.block_on(to.write_all(&chunk)).is_err() {
-            return;
-        }
+async fn hold(
+    mut queued: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
+    mut to: impl AsyncWrite + Unpin,
+    timer: Timer,
+) -> io::Result<()> {
+    while let Some((due, chunk)) = queued.recv().await {
+        timer.until(due).await?;
+        to.write_all(&chunk).await?;
     }
-    let _ = runtime.block_on(to.shutdown());
+    to.shutdown().await
 }
 
 #[cfg(test)]

@@ -12,10 +12,7 @@ use std::{
 
 use opentelemetry::{Array, Value, trace::SpanKind};
 use proto::v1;
-use speculative::{
-    Acceptance, Logprobs, TokenId, Verdict,
-    policy::{Choice, Gamma, Outlook},
-};
+use speculative::{Acceptance, Logprobs, TokenId, Verdict, policy::Gamma};
 use telemetry::{
     Span, Tracer, logs,
     names::{convention, event, span, spec},
@@ -105,8 +102,6 @@ struct Generation<'a> {
     cached_tokens: usize,
     cycles: Vec<Cycle>,
     acceptance: Acceptance,
-    /// What γ is chosen by, where it is chosen.
-    outlook: Outlook,
     /// How often the target was lost.
     failovers: u64,
 }
@@ -177,7 +172,6 @@ impl<'a> Generation<'a> {
             cached_tokens: 0,
             cycles: Vec::new(),
             acceptance: Acceptance::new(),
-            outlook: pair.outlook(&request),
             failovers: 0,
             request,
         }
@@ -251,12 +245,8 @@ impl<'a> Generation<'a> {
         let (gamma, most) = match self.request.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
             Gamma::Auto => {
-                let Choice { gamma, trial } = self.outlook.gamma(most);
-                if let Some(trial) = trial {
-                    self.pair.tried(&self.request, trial);
-                }
                 cycle.is_chosen = true;
-                (gamma, most)
+                (self.pair.gamma(&self.request, most), most)
             }
         };
         cycle.wanted = gamma;
@@ -299,10 +289,9 @@ impl<'a> Generation<'a> {
         cycle.end(proposal.len(), verdict.accepted);
         let observed = cycle.observed(self.cycles.last(), self.request.branches > 0);
         if cycle.anticipation.is_some_and(|anticipation| anticipation.outcome != AnticipationOutcome::Miss) {
-            let usual_s = self.outlook.draft_s(proposal.len());
+            let usual_s = self.pair.draft_s(&self.request, proposal.len());
             cycle.saved = Duration::from_secs_f64((usual_s - observed.waited_s).max(0.0));
         }
-        self.outlook.learn(&observed);
         self.pair.learn(&self.request, &observed);
         self.cycle_span = cycle.tell(self.committed.len(), &self.roofs);
         self.cycles.push(cycle);

@@ -11,7 +11,7 @@ use proto::v1::{
 };
 use speculative::{
     Coupling,
-    policy::{Observed, Outlook, Trial},
+    policy::{Observed, Outlook},
     roofline::Roofs,
 };
 use telemetry::Distance;
@@ -253,17 +253,17 @@ impl Pair {
         self.draft.as_ref().map_or(0, most).min(most(&self.target))
     }
 
-    /// What a request can go by from its first cycle on.
-    pub(crate) fn outlook(&self, request: &Request) -> Outlook {
-        self.of_alike(request, |outlook| outlook.clone())
+    /// γ for the next cycle of a request, where it is chosen.
+    pub(crate) fn gamma(&self, request: &Request, most: usize) -> usize {
+        self.of_alike(request, |outlook| outlook.gamma(most))
     }
 
-    /// A request tries another γ: those to come wait with their trials.
-    pub(crate) fn tried(&self, request: &Request, trial: Trial) {
-        self.of_alike(request, |outlook| outlook.tried(trial));
+    /// What a proposal of γ tokens usually takes, in seconds.
+    pub(crate) fn draft_s(&self, request: &Request, gamma: usize) -> f64 {
+        self.of_alike(request, |outlook| outlook.draft_s(gamma))
     }
 
-    /// Takes a cycle into account for the requests to come.
+    /// Takes a cycle into account for those to come, of all requests.
     pub(crate) fn learn(&self, request: &Request, cycle: &Observed) {
         self.of_alike(request, |outlook| outlook.learn(cycle));
     }

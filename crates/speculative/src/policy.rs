@@ -134,10 +134,11 @@ const TRIAL_SPACING: [f64; 3] = [100.0, 200.0, 200.0];
 /// likelier too high than too low.
 const LEAST_GAIN: f64 = 1.03;
 
-/// Cycles between two trials, at least.
+/// Cycles of each session between two trials, at least.
 const TRIAL_CYCLES: u64 = 16;
 
-/// Cycles of a trial. The first one is cold where nothing was proposed before: what is drafted ahead shows from the second on.
+/// Cycles of each session in a trial. The first one is cold where nothing was proposed before: what is drafted ahead shows
+/// from the second on.
 const TRIAL_LENGTH: u64 = 4;
 
 /// The same of plain decoding, whose cycles are short. The first one is not learnt from: the target has rested.
@@ -149,6 +150,9 @@ const PLAIN_TRIAL_LENGTH: u64 = 6;
 /// them as they change. What it does not use it would never see again, so another γ is tried now and then, as seldom as its
 /// expected loss asks for: trials cost about a fiftieth of the time at most. A trial is several cycles, because what is
 /// drafted ahead saves none of the first one's waiting.
+///
+/// All sessions that share a pair go by one outlook, and try together: what one of them takes depends on what the others
+/// propose, so a session that tries alone learns what it would gain at the others' cost.
 #[derive(Clone, Debug)]
 pub struct Outlook {
     cycles: u64,
@@ -173,8 +177,8 @@ pub struct Outlook {
 }
 
 /// What is tried, to see again what was not used for long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trial {
+#[derive(Clone, Copy)]
+enum Trial {
     /// No proposal, to which all else is held: a machine may have changed its speed since it was seen. Where that is best, a
     /// proposal, without which nothing of the draft is seen.
     Other,
@@ -182,15 +186,6 @@ pub enum Trial {
     Longer,
     /// A shorter one.
     Shorter,
-}
-
-/// γ for the next cycle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// Tokens to propose.
-    pub gamma: usize,
-    /// The trial that begins with it.
-    pub trial: Option<Trial>,
 }
 
 /// What cycles take.
@@ -292,21 +287,21 @@ impl Outlook {
         }
     }
 
-    /// γ for the next cycle, up to `most`: the best, or another one to be tried.
-    pub fn gamma(&mut self, most: usize) -> Choice {
+    /// γ for the next cycle of any session, up to `most`: the best, or another one to be tried.
+    pub fn gamma(&mut self, most: usize) -> usize {
         let most = most.min(MOST_GAMMA);
-        let chosen = |gamma| Choice { gamma, trial: None };
         if let Some(&first) = FIRST_GAMMAS.get(self.cycles as usize) {
-            return chosen(first.min(most));
+            return first.min(most);
         }
         if let (gamma, left @ 1..) = self.trial {
             self.trial = (gamma, left - 1);
-            return chosen(gamma.min(most));
+            return gamma.min(most);
         }
         let rates = self.rates();
         let best = rates.best(most);
-        if self.since_trial < TRIAL_CYCLES {
-            return chosen(best);
+        let sessions = self.sessions.get().round().max(1.0) as u64;
+        if self.since_trial < TRIAL_CYCLES * sessions {
+            return best;
         }
         // What a proposal does not promise beyond plain decoding would be lost where it is not there.
         let promised = if best == 0 { LEAST_GAIN * rates.of(0) } else { rates.of(best) };
@@ -317,22 +312,17 @@ impl Outlook {
                 Trial::Longer => (best + best.div_ceil(2)).min(most),
                 Trial::Shorter => best / 2,
             };
-            let length = if gamma == 0 { PLAIN_TRIAL_LENGTH } else { TRIAL_LENGTH };
+            let length = sessions * if gamma == 0 { PLAIN_TRIAL_LENGTH } else { TRIAL_LENGTH };
             let lost_s = length as f64 * self.times().cycle_s(gamma) * (1.0 - rates.of(gamma) / promised);
             let since_s = self.since_trial_s[trial as usize];
             (gamma != best && since_s >= TRIAL_SPACING[trial as usize] * lost_s)
                 .then_some((since_s, trial, gamma, length))
         });
-        let Some((_, trial, gamma, length)) = due.max_by(|a, b| a.0.total_cmp(&b.0)) else { return chosen(best) };
-        self.tried(trial);
-        self.trial = (gamma, length - 1);
-        Choice { gamma, trial: Some(trial) }
-    }
-
-    /// A trial has begun, of this or of a copy: the next one is later.
-    pub fn tried(&mut self, trial: Trial) {
+        let Some((_, trial, gamma, length)) = due.max_by(|a, b| a.0.total_cmp(&b.0)) else { return best };
         self.since_trial = 0;
         self.since_trial_s[trial as usize] = 0.0;
+        self.trial = (gamma, length - 1);
+        gamma
     }
 
     /// What each γ promises.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Verdict,
-    policy::{Choice, Gamma, MOST_GAMMA, Outlook},
+    policy::{Gamma, MOST_GAMMA, Outlook},
     portable::{exp, normal_quantile},
 };
 
@@ -61,7 +61,7 @@ impl<'a> Run<'a> {
     /// Of sessions that go by `outlook` where they choose γ.
     pub(super) fn new(world: &'a World, times: &'a Times, text: &'a Text, outlook: Outlook) -> Self {
         let drafts = if world.placement == Placement::Apart { world.drafts } else { 0 };
-        let session = |id| Session::new(id, world.longest(), world.branches, outlook.clone());
+        let session = |id| Session::new(id, world.longest(), world.branches);
         Self {
             world,
             times,
@@ -107,11 +107,7 @@ impl Run<'_> {
         let most = (self.world.longest() - session.committed - 1).min(MOST_GAMMA);
         let (gamma, most) = match self.world.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
-            Gamma::Auto => {
-                let Choice { gamma, trial } = session.outlook.gamma(most);
-                trial.into_iter().for_each(|trial| self.outlook.tried(trial));
-                (gamma, most)
-            }
+            Gamma::Auto => (self.outlook.gamma(most), most),
         };
         if gamma == 0 {
             return self.window(id, 0);
@@ -185,7 +181,6 @@ impl Run<'_> {
         self.tally.cycle(proposed, verdict.accepted, [draft.unwrap_or_default(), target], wall_s);
         if self.world.gamma == Gamma::Auto {
             let observed = cycle.observed(verdict.accepted, target, batch_rows, coordinator_s);
-            session.outlook.learn(&observed);
             self.outlook.learn(&observed);
         }
         match is_done {

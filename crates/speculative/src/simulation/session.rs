@@ -9,7 +9,7 @@ use super::{
 use crate::{
     TokenId,
     philox::stream,
-    policy::{Drafted, Observed, Outlook},
+    policy::{Drafted, Observed},
 };
 
 /// One session.
@@ -23,8 +23,6 @@ pub(super) struct Session {
     pub(super) asked: Option<Asked>,
     pub(super) ahead: Ahead,
     pub(super) draft: Draft,
-    /// What it has learnt, where it chooses γ.
-    pub(super) outlook: Outlook,
     /// To the draft and to the target.
     pub(super) links: [Link; 2],
     /// When its last cycle ended.
@@ -114,7 +112,7 @@ pub(super) struct Asked {
 
 impl Session {
     /// Prefilled, which has brought the first of `longest` tokens.
-    pub(super) fn new(id: usize, longest: usize, branches: usize, outlook: Outlook) -> Self {
+    pub(super) fn new(id: usize, longest: usize, branches: usize) -> Self {
         Self {
             committed: 1,
             unseen: vec![FIRST],
@@ -122,7 +120,6 @@ impl Session {
             asked: None,
             ahead: Ahead::default(),
             draft: Draft::new(longest, branches),
-            outlook,
             links: [Side::Draft, Side::Target].map(|side| Link::new(id, side)),
             ended_s: 0.0,
         }

@@ -265,3 +265,33 @@ proptest! {
         prop_assert!(outcome.cycle_p50_s <= outcome.cycle_p99_s && outcome.cycle_p99_s <= outcome.seconds);
     }
 }
+
+/// What a session drafts, all wait for: a target that several share computes more rows, and a draft on its device is in its way.
+#[test]
+fn sessions_that_share_a_target_choose_for_all_of_them() {
+    // The embedded pair's, measured: from four rows on a pass is bound by computing.
+    let target = [(1.0, 0.43), (3.0, 0.52), (4.0, 0.59), (5.0, 0.7), (7.0, 1.01), (9.0, 1.22), (13.0, 1.69)];
+    let draft = [(1.0, 0.037), (4.0, 0.051), (7.0, 0.088), (13.0, 0.146)];
+    let curve =
+        |points: &[(f64, f64)]| PassCurve::new(points.iter().map(|(rows, ms)| (*rows, ms * 1e-3)).collect()).unwrap();
+    let times = Times { target_pass: curve(&target), draft_pass: curve(&draft), spread: 0.1, ..times() };
+    for (placement, sessions) in
+        [Placement::Apart, Placement::CoLocated].into_iter().flat_map(|at| [(at, 2), (at, 4), (at, 8)])
+    {
+        let rate = |gamma, known: &mut Outlook| {
+            let rates = (1..=6).map(|seed| {
+                let world =
+                    World { sessions, tokens: 256, gamma, placement, draft_rtt: Distance::default(), seed, ..world() };
+                world.run_after(known, &times).unwrap().tokens_per_s
+            });
+            rates.sum::<f64>()
+        };
+        let best =
+            [0, 1, 2, 4].map(|gamma| rate(Gamma::Fixed(gamma), &mut Outlook::new())).into_iter().fold(0.0, f64::max);
+        let mut known = Outlook::new();
+        rate(Gamma::Auto, &mut known);
+        let share = rate(Gamma::Auto, &mut known) / best;
+        println!("{placement:?}, {sessions} sessions: {share} of the best");
+        assert!(share > 0.9, "{placement:?}, {sessions} sessions: {share} of the best");
+    }
+}

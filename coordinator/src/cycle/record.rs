@@ -199,7 +199,8 @@ impl Cycle {
             has_rested: self.gamma == 0 && before.is_some_and(|before| before.gamma > 0),
             verify_s: self.target.compute.as_secs_f64(),
             batch_rows: 1 + self.gamma + self.target.others_rows as usize,
-            around_s: (self.target.queue + self.target.network + self.coordinator()).as_secs_f64(),
+            queue_s: self.target.queue.as_secs_f64(),
+            around_s: (self.target.network + self.coordinator()).as_secs_f64(),
         }
     }
 

@@ -92,7 +92,9 @@ pub struct Observed {
     pub verify_s: f64,
     /// Rows of that pass, those of other sessions included.
     pub batch_rows: usize,
-    /// All else on the way to a verdict: the network, the target's queue, the coordinator.
+    /// How long the verdict waited for passes that were under way.
+    pub queue_s: f64,
+    /// All else on the way to it: the network, the coordinator.
     pub around_s: f64,
 }
 
@@ -167,6 +169,10 @@ pub struct Outlook {
     draft_around_s: Average,
     /// How long cycles waited for proposals, by γ.
     waited: Curve,
+    /// What a verdict waits for other passes, over what its own takes: those of all become longer and shorter together.
+    queued: Average,
+    /// Around a verdict.
+    around_s: Average,
     /// Sessions in a pass.
     sessions: Average,
     /// Cycles since the last trial began, and the time since the last one of each [`Trial`].
@@ -192,7 +198,9 @@ enum Trial {
 struct Times<'a> {
     verdict: Option<Fitted<'a>>,
     waited: Option<Fitted<'a>>,
+    /// By how much a verdict takes longer, its queue included.
     pace: f64,
+    around_s: f64,
     sessions: f64,
 }
 
@@ -223,6 +231,8 @@ impl Outlook {
             draft_step_s: Average::default(),
             draft_around_s: Average::default(),
             waited: Curve::new(MEMORY_WAIT),
+            queued: Average::default(),
+            around_s: Average::default(),
             sessions: Average::default(),
             since_trial: 0,
             since_trial_s: [0.0; 3],
@@ -242,13 +252,14 @@ impl Outlook {
             has_rested,
             verify_s,
             batch_rows,
+            queue_s,
             around_s,
         } = *cycle;
         let gamma = gamma.min(MOST_GAMMA);
         self.cycles += 1;
         if is_chosen {
             self.since_trial += 1;
-            self.since_trial_s.iter_mut().for_each(|since_s| *since_s += verify_s + around_s + waited_s);
+            self.since_trial_s.iter_mut().for_each(|since_s| *since_s += verify_s + queue_s + around_s + waited_s);
         }
         let rows = batch_rows.max(1);
         if has_rested {
@@ -257,7 +268,7 @@ impl Outlook {
             return;
         }
         let usual_s = self.verdict.fitted().map_or(0.0, |verdict| verdict.seconds(rows as f64));
-        let mut verdict_s = verify_s + around_s;
+        let mut verdict_s = verify_s;
         if usual_s > 0.0 {
             let pace = self.pace.get_or(1.0);
             verdict_s = verdict_s.min(LONGEST_SURPRISE * usual_s * pace);
@@ -269,6 +280,8 @@ impl Outlook {
         let excess = self.pace.get_or(1.0).powf(PACE_RETURNS);
         self.pace.scale(1.0 / excess);
         self.verdict.scale(excess);
+        self.queued.learn(queue_s / verify_s.max(f64::MIN_POSITIVE));
+        self.around_s.learn_time(around_s);
         self.sessions.learn(rows as f64 / (1 + gamma) as f64);
         if gamma == 0 {
             self.waited.fade();
@@ -355,8 +368,13 @@ impl Outlook {
 
     /// What is known of times now.
     fn times(&self) -> Times<'_> {
-        let (pace, sessions) = (self.pace.get_or(1.0), self.sessions.get());
-        Times { verdict: self.verdict.fitted(), waited: self.waited.fitted(), pace, sessions }
+        Times {
+            verdict: self.verdict.fitted(),
+            waited: self.waited.fitted(),
+            pace: self.pace.get_or(1.0) * (1.0 + self.queued.get()),
+            around_s: self.around_s.get(),
+            sessions: self.sessions.get(),
+        }
     }
 }
 
@@ -366,7 +384,7 @@ impl Times<'_> {
     fn cycle_s(&self, gamma: usize) -> f64 {
         let verdict_s = self.verdict.map_or(0.0, |verdict| verdict.seconds(self.sessions * (1 + gamma) as f64));
         let waited_s = self.waited.filter(|_| gamma > 0).map_or(0.0, |waited| waited.seconds(gamma as f64));
-        self.pace * verdict_s + waited_s
+        self.pace * verdict_s + self.around_s + waited_s
     }
 }
 

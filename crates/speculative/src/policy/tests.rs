@@ -73,6 +73,7 @@ impl World {
                 has_rested: gamma == 0 && before > 0,
                 verify_s,
                 batch_rows,
+                queue_s: 0.0,
                 around_s: 0.0,
             });
             before = gamma;
@@ -366,4 +367,21 @@ fn a_slower_machine_is_told_from_a_dearer_pass() {
     let before = (0..300).map(|cycle| learn([0, 2, 4][cycle % 3], 1.0)).last().expect("cycles");
     let after = (0..60).map(|_| learn(4, 1.3)).last().expect("cycles");
     assert!((after / before - 1.0).abs() < 0.06, "{before} before, {after} after");
+}
+
+/// What a verdict waits for are the others' passes, which become shorter with its own.
+#[test]
+fn the_queue_goes_with_the_passes() {
+    let mut outlook = Outlook::new();
+    for cycle in 0..400 {
+        let gamma = [0, 6, 8][cycle % 3];
+        let verify_s = (1 + gamma) as f64;
+        let (queue_s, draft) = (1.5 * verify_s, Some(Drafted::default()));
+        let batch_rows = 4 * (1 + gamma);
+        outlook.learn(&Observed { gamma, draft, verify_s, queue_s, around_s: 0.5, batch_rows, ..Observed::default() });
+    }
+    for (gamma, takes) in [(0, 3.0), (3, 10.5), (8, 23.0)] {
+        let cycle_s = outlook.times().cycle_s(gamma);
+        assert!((cycle_s / takes - 1.0).abs() < 0.02, "γ {gamma}: {cycle_s} where it takes {takes}");
+    }
 }

@@ -67,7 +67,8 @@ impl Cycle {
             has_rested: self.has_rested && self.proposed == 0,
             verify_s: target.compute_s,
             batch_rows,
-            around_s: target.queue_s + target.network_s + coordinator_s,
+            queue_s: target.queue_s,
+            around_s: target.network_s + coordinator_s,
         }
     }
 }

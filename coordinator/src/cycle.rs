@@ -7,6 +7,7 @@
 use std::{
     future::{self, Future},
     pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -102,6 +103,8 @@ struct Generation<'a> {
     cached_tokens: usize,
     cycles: Vec<Cycle>,
     acceptance: Acceptance,
+    /// Held while it chooses γ with others.
+    _joined: Option<Arc<()>>,
     /// How often the target was lost.
     failovers: u64,
 }
@@ -172,6 +175,7 @@ impl<'a> Generation<'a> {
             cached_tokens: 0,
             cycles: Vec::new(),
             acceptance: Acceptance::new(),
+            _joined: (request.gamma == Gamma::Auto).then(|| pair.join(&request)),
             failovers: 0,
             request,
         }
@@ -292,7 +296,10 @@ impl<'a> Generation<'a> {
             let usual_s = self.pair.draft_s(&self.request, proposal.len());
             cycle.saved = Duration::from_secs_f64((usual_s - observed.waited_s).max(0.0));
         }
-        self.pair.learn(&self.request, &observed);
+        // A target that was lost has given no verdict: what it took says nothing of those to come.
+        if !cycle.target.compute.is_zero() {
+            self.pair.learn(&self.request, &observed);
+        }
         self.cycle_span = cycle.tell(self.committed.len(), &self.roofs);
         self.cycles.push(cycle);
         stop

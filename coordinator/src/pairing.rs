@@ -253,30 +253,49 @@ impl Pair {
         self.draft.as_ref().map_or(0, most).min(most(&self.target))
     }
 
+    /// A request chooses γ for as long as it holds what this gives.
+    pub(crate) fn join(&self, request: &Request) -> Arc<()> {
+        self.of_alike(request, |together| together.joined.clone())
+    }
+
     /// γ for the next cycle of a request, where it is chosen.
     pub(crate) fn gamma(&self, request: &Request, most: usize) -> usize {
-        self.of_alike(request, |outlook| outlook.gamma(most))
+        self.of_alike(request, |together| together.outlook.gamma(together.sessions(), most))
     }
 
     /// What a proposal of γ tokens usually takes, in seconds.
     pub(crate) fn draft_s(&self, request: &Request, gamma: usize) -> f64 {
-        self.of_alike(request, |outlook| outlook.draft_s(gamma))
+        self.of_alike(request, |together| together.outlook.draft_s(gamma))
     }
 
     /// Takes a cycle into account for those to come, of all requests.
     pub(crate) fn learn(&self, request: &Request, cycle: &Observed) {
-        self.of_alike(request, |outlook| outlook.learn(cycle));
+        self.of_alike(request, |together| together.outlook.learn(cycle));
     }
 
     /// Who is drafted for ahead waits less, and what is accepted depends on the coupling.
-    fn of_alike<T>(&self, request: &Request, f: impl FnOnce(&mut Outlook) -> T) -> T {
+    fn of_alike<T>(&self, request: &Request, f: impl FnOnce(&mut Together) -> T) -> T {
         let mut outlooks = self.outlooks.lock().unwrap_or_else(PoisonError::into_inner);
         f(outlooks.entry((request.branches > 0, request.coupling)).or_default())
     }
 }
 
 /// By whether branches are drafted ahead, and by coupling.
-type Outlooks = HashMap<(bool, Coupling), Outlook>;
+type Outlooks = HashMap<(bool, Coupling), Together>;
+
+/// Requests that choose γ together.
+#[derive(Debug, Default)]
+struct Together {
+    outlook: Outlook,
+    /// Each of them holds it too.
+    joined: Arc<()>,
+}
+
+impl Together {
+    fn sessions(&self) -> usize {
+        Arc::strong_count(&self.joined) - 1
+    }
+}
 
 /// The roofs of both sides, where they are known.
 #[derive(Clone, Copy, Debug, Default)]

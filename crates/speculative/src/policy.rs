@@ -114,6 +114,9 @@ const MEMORY_ACCEPTANCE: f64 = 1.0 - 1.0 / 128.0;
 const MEMORY_VERDICT: f64 = 1.0 - 1.0 / 512.0;
 const MEMORY_WAIT: f64 = 1.0 - 1.0 / 64.0;
 
+/// A verdict waits for others' passes for no more than so many times what its own takes: a prefill is none of the usual.
+const LONGEST_QUEUE: f64 = 16.0;
+
 /// How much of its way back to 1, in logarithms, a pace goes with each cycle.
 const PACE_RETURNS: f64 = 1.0 / 64.0;
 
@@ -180,6 +183,8 @@ pub struct Outlook {
     since_trial_s: [f64; 3],
     /// The γ that is tried, and for how many more cycles.
     trial: (usize, u64),
+    /// The most that any cycle could propose.
+    most: usize,
 }
 
 /// What is tried, to see again what was not used for long.
@@ -237,6 +242,7 @@ impl Outlook {
             since_trial: 0,
             since_trial_s: [0.0; 3],
             trial: (0, 0),
+            most: 0,
         }
     }
 
@@ -280,7 +286,9 @@ impl Outlook {
         let excess = self.pace.get_or(1.0).powf(PACE_RETURNS);
         self.pace.scale(1.0 / excess);
         self.verdict.scale(excess);
-        self.queued.learn(queue_s / verify_s.max(f64::MIN_POSITIVE));
+        if verify_s > 0.0 {
+            self.queued.learn_time((queue_s / verify_s).min(LONGEST_QUEUE));
+        }
         self.around_s.learn_time(around_s);
         self.sessions.learn(rows as f64 / (1 + gamma) as f64);
         if gamma == 0 {
@@ -300,35 +308,39 @@ impl Outlook {
         }
     }
 
-    /// γ for the next cycle of any session, up to `most`: the best, or another one to be tried.
-    pub fn gamma(&mut self, most: usize) -> usize {
+    /// γ for the next cycle of one of so many sessions, up to `most`: the best, or another one to be tried.
+    pub fn gamma(&mut self, sessions: usize, most: usize) -> usize {
         let most = most.min(MOST_GAMMA);
+        self.most = self.most.max(most);
         if let Some(&first) = FIRST_GAMMAS.get(self.cycles as usize) {
             return first.min(most);
         }
-        if let (gamma, left @ 1..) = self.trial {
+        if let (gamma, left @ 1..) = self.trial
+            && gamma <= most
+        {
             self.trial = (gamma, left - 1);
-            return gamma.min(most);
+            return gamma;
         }
         let rates = self.rates();
         let best = rates.best(most);
-        let sessions = self.sessions.get().round().max(1.0) as u64;
-        if self.since_trial < TRIAL_CYCLES * sessions {
+        let sessions = sessions.max(1) as u64;
+        // A session that is about to end proposes less than the others would: it begins nothing for them.
+        if self.since_trial < TRIAL_CYCLES * sessions || most < rates.best(self.most) {
             return best;
         }
         // What a proposal does not promise beyond plain decoding would be lost where it is not there.
         let promised = if best == 0 { LEAST_GAIN * rates.of(0) } else { rates.of(best) };
         let due = [Trial::Other, Trial::Longer, Trial::Shorter].into_iter().filter_map(|trial| {
             let gamma = match trial {
-                Trial::Other if best == 0 => rates.best_proposal(most),
+                Trial::Other if best == 0 => rates.best_proposal(self.most),
                 Trial::Other => 0,
-                Trial::Longer => (best + best.div_ceil(2)).min(most),
+                Trial::Longer => (best + best.div_ceil(2)).min(self.most),
                 Trial::Shorter => best / 2,
             };
             let length = sessions * if gamma == 0 { PLAIN_TRIAL_LENGTH } else { TRIAL_LENGTH };
             let lost_s = length as f64 * self.times().cycle_s(gamma) * (1.0 - rates.of(gamma) / promised);
             let since_s = self.since_trial_s[trial as usize];
-            (gamma != best && since_s >= TRIAL_SPACING[trial as usize] * lost_s)
+            (gamma != best && gamma <= most && since_s >= TRIAL_SPACING[trial as usize] * lost_s)
                 .then_some((since_s, trial, gamma, length))
         });
         let Some((_, trial, gamma, length)) = due.max_by(|a, b| a.0.total_cmp(&b.0)) else { return best };

@@ -50,7 +50,7 @@ impl World {
             f64::from(philox4x32_10([drawn, 0, 0, 0], [seed, 7])[0]) / f64::from(u32::MAX)
         };
         while emitted < tokens {
-            let gamma = outlook.gamma(MOST_GAMMA);
+            let gamma = outlook.gamma(1, MOST_GAMMA);
             cycles += 1;
             proposed += usize::from(gamma > 0);
             let accepted = (0..gamma).take_while(|_| chance() < self.a).count();
@@ -218,12 +218,12 @@ fn nothing_but_a_bound_limits_it() {
     assert!(outlook.rates().best(MOST_GAMMA) > 24, "{}", outlook.rates().best(MOST_GAMMA));
     assert_eq!((outlook.rates().best(5), outlook.rates().best(0)), (5, 0));
     for most in [5, 1, 0] {
-        assert!((0..100).all(|_| outlook.gamma(most) <= most), "{most}");
+        assert!((0..100).all(|_| outlook.gamma(1, most) <= most), "{most}");
     }
     // A trial keeps to it too.
     for most in [2, 0] {
         outlook.trial = (8, 3);
-        assert_eq!(outlook.gamma(most), most);
+        assert_eq!(outlook.gamma(1, most), most);
     }
 }
 
@@ -242,10 +242,9 @@ fn policies_have_names() {
 fn at_its_bound_it_tries_what_is_shorter() {
     let sure = World { a: 1.0, step: 0.0, row: 0.0, ..NEAR };
     let mut outlook = Outlook::new();
-    sure.run(&mut outlook, 4000, 8);
     let mut seen: Vec<usize> = Vec::new();
     for _ in 0..3000 {
-        let gamma = outlook.gamma(8);
+        let gamma = outlook.gamma(1, 8);
         seen.push(gamma);
         let (verify_s, batch_rows, draft) = (sure.verify(gamma), 1 + gamma, Some(Drafted::default()));
         outlook.learn(&Observed {
@@ -352,6 +351,8 @@ fn a_curve_is_a_parabola_that_neither_falls_nor_flattens() {
     is_near(fitted(&[2, 6], |x| 9.0 - x, 20.0), 5.0);
     is_near(fitted(&[1, 4, 9], f64::sqrt, 16.0), fitted(&[1, 4, 9], f64::sqrt, 15.0) + 0.245);
     is_near(fitted(&[10, 12, 14], |x| (x - 12.0).powi(2), 1.0), fitted(&[10, 12, 14], |x| (x - 12.0).powi(2), 2.0));
+    // What falls and bends a little is no time beyond.
+    is_near(fitted(&[2, 3, 4], |x| 16.0 - 3.0 * x + 0.01 * x * x, 20.0), 7.14);
 }
 
 /// What slows all passes down while one size alone is seen says nothing of that size.
@@ -384,4 +385,37 @@ fn the_queue_goes_with_the_passes() {
         let cycle_s = outlook.times().cycle_s(gamma);
         assert!((cycle_s / takes - 1.0).abs() < 0.02, "γ {gamma}: {cycle_s} where it takes {takes}");
     }
+}
+
+/// What a session could not propose in full is tried by another.
+#[test]
+fn a_session_that_is_about_to_end_begins_no_trial_for_the_others() {
+    let mut outlook = Outlook::new();
+    NEAR.run(&mut outlook, 20_000, 9);
+    let best = outlook.rates().best(MOST_GAMMA);
+    assert!(best >= 3, "{best}");
+    // Nothing was tried for long.
+    outlook.trial = (0, 0);
+    outlook.since_trial = 10_000;
+    outlook.since_trial_s = [1e9; 3];
+    for most in 0..best {
+        assert_eq!(outlook.gamma(1, most), outlook.rates().best(most), "up to {most}");
+        assert_eq!(outlook.trial, (0, 0));
+    }
+    let tried = outlook.gamma(4, MOST_GAMMA);
+    assert!(tried != best && outlook.trial.1 > 8, "{tried} of {:?}", outlook.trial);
+    let left = outlook.trial.1;
+    outlook.trial = (5, left);
+    assert!(outlook.gamma(4, 2) <= 2);
+    assert_eq!(outlook.trial, (5, left), "a trial of more than a session can propose waits for the others");
+}
+
+#[test]
+fn a_prefill_is_not_what_a_verdict_usually_waits_for() {
+    let mut outlook = Outlook::new();
+    let plain = Observed { verify_s: 1.0, batch_rows: 1, ..Observed::default() };
+    (0..200).for_each(|_| outlook.learn(&plain));
+    let before = outlook.times().cycle_s(0);
+    outlook.learn(&Observed { queue_s: 1e9, ..plain });
+    assert!(outlook.times().cycle_s(0) < 2.1 * before, "{}", outlook.times().cycle_s(0));
 }

@@ -143,7 +143,7 @@ impl Curve {
         let bent = fourth_power - skew * cube - variance * variance;
         let bent_with_s =
             second_with_s - 2.0 * mean * with_s + mean * mean * mean_s - skew * covariance - variance * mean_s;
-        let is_told = variance > 1e-9 && bent > 1e-9 * fourth;
+        let is_told = variance > 1e-9 && bent > 1e-9 * fourth && slope >= 0.0;
         let curvature = if is_told { (bent_with_s / bent).max(0.0) } else { 0.0 };
         let (slope, least) = match curvature > 0.0 {
             true => (slope, (skew - slope / curvature) / 2.0),

@@ -107,7 +107,7 @@ impl Run<'_> {
         let most = (self.world.longest() - session.committed - 1).min(MOST_GAMMA);
         let (gamma, most) = match self.world.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
-            Gamma::Auto => (self.outlook.gamma(most), most),
+            Gamma::Auto => (self.outlook.gamma(self.world.sessions, most), most),
         };
         if gamma == 0 {
             return self.window(id, 0);

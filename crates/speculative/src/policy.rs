@@ -330,6 +330,7 @@ impl Outlook {
         }
         // What a proposal does not promise beyond plain decoding would be lost where it is not there.
         let promised = if best == 0 { LEAST_GAIN * rates.of(0) } else { rates.of(best) };
+        let times = self.times();
         let due = [Trial::Other, Trial::Longer, Trial::Shorter].into_iter().filter_map(|trial| {
             let gamma = match trial {
                 Trial::Other if best == 0 => rates.best_proposal(self.most),
@@ -338,7 +339,7 @@ impl Outlook {
                 Trial::Shorter => best / 2,
             };
             let length = sessions * if gamma == 0 { PLAIN_TRIAL_LENGTH } else { TRIAL_LENGTH };
-            let lost_s = length as f64 * self.times().cycle_s(gamma) * (1.0 - rates.of(gamma) / promised);
+            let lost_s = length as f64 * times.cycle_s(gamma) * (1.0 - rates.of(gamma) / promised);
             let since_s = self.since_trial_s[trial as usize];
             (gamma != best && gamma <= most && since_s >= TRIAL_SPACING[trial as usize] * lost_s)
                 .then_some((since_s, trial, gamma, length))

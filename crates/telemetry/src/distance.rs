@@ -2,7 +2,7 @@
 //!
 //! What is written on either side waits for as long as the distance takes and comes out on the other, in order. The waiting
 //! is real, by a timer of the system's, because the runtime's own ticks in milliseconds. It takes little from the models that
-//! compute on the same processor: no thread is woken but the runtime's.
+//! compute on the same processor: on Linux no thread is woken but the runtime's.
 
 use std::{
     io,

@@ -1,5 +1,5 @@
-//! Memory for weights. A forward reads it from end to end, so it stands on huge pages where the system has them: matrices
-//! follow each other in regions, or those below a huge page's size would miss out.
+//! Memory for weights, and for keys and values. A forward reads it from end to end, so it stands on huge pages where the
+//! system has them: matrices follow each other in regions, or those below a huge page's size would miss out.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

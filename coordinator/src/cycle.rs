@@ -104,7 +104,7 @@ struct Generation<'a> {
     cycles: Vec<Cycle>,
     acceptance: Acceptance,
     /// Held while it chooses γ with others.
-    _joined: Option<Arc<()>>,
+    joined: Option<Arc<()>>,
     /// How often the target was lost.
     failovers: u64,
 }
@@ -175,7 +175,7 @@ impl<'a> Generation<'a> {
             cached_tokens: 0,
             cycles: Vec::new(),
             acceptance: Acceptance::new(),
-            _joined: (request.gamma == Gamma::Auto).then(|| pair.join(&request)),
+            joined: None,
             failovers: 0,
             request,
         }
@@ -213,6 +213,7 @@ impl<'a> Generation<'a> {
     async fn await_draft(&mut self) -> Step {
         if let Some(draft) = &mut self.draft {
             draft.opened((self.begun + self.deadlines.draft).into()).await;
+            self.joined = (self.request.gamma == Gamma::Auto).then(|| self.pair.join(&self.request));
         }
         self.prefill_span = Span::off();
         self.warm = Some(self.begun.elapsed());
@@ -249,8 +250,9 @@ impl<'a> Generation<'a> {
         let (gamma, most) = match self.request.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
             Gamma::Auto => {
-                cycle.is_chosen = true;
-                (self.pair.gamma(&self.request, most), most)
+                let (gamma, sessions) = self.pair.gamma(&self.request, most);
+                cycle.sessions = sessions;
+                (gamma, most)
             }
         };
         cycle.wanted = gamma;

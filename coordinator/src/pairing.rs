@@ -258,9 +258,12 @@ impl Pair {
         self.of_alike(request, |together| together.joined.clone())
     }
 
-    /// γ for the next cycle of a request, where it is chosen.
-    pub(crate) fn gamma(&self, request: &Request, most: usize) -> usize {
-        self.of_alike(request, |together| together.outlook.gamma(together.sessions(), most))
+    /// γ for the next cycle of a request, where it is chosen, and how many sessions choose it together.
+    pub(crate) fn gamma(&self, request: &Request, most: usize) -> (usize, usize) {
+        self.of_alike(request, |together| {
+            let sessions = together.sessions();
+            (together.outlook.gamma(sessions, most), sessions)
+        })
     }
 
     /// What a proposal of γ tokens usually takes, in seconds.

@@ -266,6 +266,7 @@ fn measured(variant: Option<Variant<'_>>, outcome: &Outcome) -> Measured {
     Measured {
         tokens: outcome.tokens as usize,
         seconds: outcome.seconds,
+        tokens_per_s: outcome.tokens_per_s,
         cycles: acceptance.cycles(),
         proposed: acceptance.proposed(),
         accepted: acceptance.accepted(),

@@ -117,8 +117,8 @@ pub struct Cycle {
     pub number: u64,
     /// Tokens that were wanted of the draft.
     pub wanted: usize,
-    /// Whether that was chosen by what the cycles before had shown.
-    pub is_chosen: bool,
+    /// Sessions that chose it together, by what the cycles before had shown; 0 where it was fixed.
+    pub sessions: usize,
     /// Tokens that were proposed.
     pub gamma: usize,
     /// Tokens that were accepted.
@@ -133,8 +133,9 @@ pub struct Cycle {
     pub target: Leg,
     /// The whole cycle.
     pub wall: Duration,
+    /// When it began.
+    pub begun: Instant,
     pub(super) span: Span,
-    begun: Instant,
 }
 
 impl Cycle {
@@ -143,7 +144,7 @@ impl Cycle {
         Self {
             number,
             wanted: 0,
-            is_chosen: false,
+            sessions: 0,
             gamma: 0,
             accepted: 0,
             draft: None,
@@ -175,6 +176,11 @@ impl Cycle {
         }
     }
 
+    /// When it ended.
+    pub fn ended(&self) -> Instant {
+        self.begun + self.wall
+    }
+
     /// What of the wall is neither side's round trip: the coordinator's own.
     pub fn coordinator(&self) -> Duration {
         let legs = self.draft.as_ref().map_or(Duration::ZERO, Leg::round_trip) + self.target.round_trip();
@@ -189,18 +195,16 @@ impl Cycle {
             around_s: (leg.network + leg.queue).as_secs_f64(),
         };
         Observed {
+            sessions: self.sessions,
+            wanted: self.wanted,
             gamma: self.gamma,
-            is_chosen: self.is_chosen,
             accepted: self.accepted,
             // A late hit tells nothing of what the draft takes.
             draft: self.draft.filter(|leg| self.gamma > 0 && !leg.compute.is_zero()).map(drafted),
             waited_s: self.draft.filter(|_| self.gamma > 0).map_or(0.0, |leg| leg.round_trip().as_secs_f64()),
             is_cold: ahead && before.is_none_or(|before| before.wanted == 0),
-            has_rested: self.gamma == 0 && before.is_some_and(|before| before.gamma > 0),
-            verify_s: self.target.compute.as_secs_f64(),
-            batch_rows: 1 + self.gamma + self.target.others_rows as usize,
-            queue_s: self.target.queue.as_secs_f64(),
-            around_s: (self.target.network + self.coordinator()).as_secs_f64(),
+            has_changed: before.is_none_or(|before| before.wanted != self.wanted),
+            verdict_s: (self.target.round_trip() + self.coordinator()).as_secs_f64(),
         }
     }
 

@@ -67,7 +67,7 @@ fn runs(records: &Records) -> io::Result<Vec<u8>> {
     for round in &records.rounds {
         let placement = serde_json::to_value(round.placement)?;
         for run in &round.runs {
-            let ar = round.runs.first().map_or(0.0, super::Measured::tokens_per_s);
+            let ar = round.runs.first().map_or(0.0, |run| run.tokens_per_s);
             let ahead = |of: fn(&crate::report::Anticipated) -> u64| run.anticipation.as_ref().map(of);
             let cycle = &run.cycle;
             table.serialize((
@@ -85,8 +85,8 @@ fn runs(records: &Records) -> io::Result<Vec<u8>> {
                     &run.gamma,
                     run.tokens,
                     run.seconds,
-                    run.tokens_per_s(),
-                    (ar > 0.0).then(|| run.tokens_per_s() / ar),
+                    run.tokens_per_s,
+                    (ar > 0.0).then(|| run.tokens_per_s / ar),
                 ),
                 (run.cycles, run.proposed, run.accepted, run.rejections, run.median_gamma),
                 (ahead(|all| all.hits), ahead(|all| all.late_hits), ahead(|all| all.misses)),

@@ -190,11 +190,11 @@ fn cells(plan: &Plan, setting: &Setting, records: &Records) -> Vec<Cell> {
     let cell = |(at, of): (usize, &Measured)| {
         let runs: Vec<&Measured> = rounds.iter().filter_map(|round| round.runs.get(at)).collect();
         let over_ar = rounds.iter().filter_map(|round| {
-            let (ar, run) = (round.runs.first()?.tokens_per_s(), round.runs.get(at)?.tokens_per_s());
+            let (ar, run) = (round.runs.first()?.tokens_per_s, round.runs.get(at)?.tokens_per_s);
             (ar > 0.0).then(|| run / ar)
         });
         let (rates, over_ar): (Vec<f64>, Vec<f64>) =
-            (runs.iter().map(|run| run.tokens_per_s()).collect(), over_ar.collect());
+            (runs.iter().map(|run| run.tokens_per_s).collect(), over_ar.collect());
         let sum = |of: fn(&Measured) -> u64| runs.iter().map(|run| of(run)).sum::<u64>();
         let (proposed, accepted, rejections) =
             (sum(|run| run.proposed), sum(|run| run.accepted), sum(|run| run.rejections));

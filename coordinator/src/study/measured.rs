@@ -1,5 +1,7 @@
 //! What one run of a study showed.
 
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 use speculative::{Acceptance, roofline::Work};
 
@@ -20,6 +22,8 @@ pub struct Measured {
     pub tokens: usize,
     /// The longest session's cycles.
     pub seconds: f64,
+    /// Of all sessions together, while all of them decode: what comes after the first one has ended is of fewer.
+    pub tokens_per_s: f64,
     /// Whole cycles.
     pub cycles: u64,
     /// Tokens that were proposed.
@@ -92,6 +96,7 @@ impl Measured {
         let mut acceptance = Acceptance::new();
         runs.iter().for_each(|run| acceptance.merge(&run.acceptance));
         let tokens = runs.iter().map(|run| run.token_ids.len().saturating_sub(1)).sum();
+        let tokens_per_s = tokens_per_s(&runs);
         let longest_s = runs.iter().map(seconds).fold(0.0, f64::max);
         let cycles: Vec<Cycle> = runs.into_iter().flat_map(|run| run.cycles).collect();
         let mut gammas: Vec<usize> = cycles.iter().map(|cycle| cycle.gamma).collect();
@@ -99,6 +104,7 @@ impl Measured {
         Self {
             tokens,
             seconds: longest_s,
+            tokens_per_s,
             cycles: acceptance.cycles(),
             proposed: acceptance.proposed(),
             accepted: acceptance.accepted(),
@@ -113,9 +119,26 @@ impl Measured {
             ..Self::named(variant)
         }
     }
+}
 
-    /// Tokens/s of all sessions together.
-    pub fn tokens_per_s(&self) -> f64 {
-        if self.seconds > 0.0 { self.tokens as f64 / self.seconds } else { 0.0 }
-    }
+/// Tokens that all runs committed each second while all of them were decoding; of cycles that are partly within that, their share.
+fn tokens_per_s(runs: &[Run]) -> f64 {
+    let begins = runs.iter().filter_map(|run| run.cycles.first()).map(|cycle| cycle.begun);
+    let ends = runs.iter().filter_map(|run| run.cycles.last()).map(Cycle::ended);
+    let (Some(begin), Some(end)) = (begins.max(), ends.min()) else { return 0.0 };
+    let seconds = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64();
+    let within = |run: &Run| {
+        // The last verdict may have gone on after the text ended.
+        let mut left = run.token_ids.len().saturating_sub(1);
+        let mut tokens = 0.0;
+        for cycle in run.cycles.iter().filter(|cycle| !cycle.wall.is_zero()) {
+            let committed = left.min(1 + cycle.accepted);
+            left -= committed;
+            let share = seconds(cycle.begun.max(begin), cycle.ended().min(end)) / cycle.wall.as_secs_f64();
+            tokens += committed as f64 * share;
+        }
+        tokens
+    };
+    let tokens: f64 = runs.iter().map(within).sum();
+    if end > begin { tokens / seconds(begin, end) } else { 0.0 }
 }

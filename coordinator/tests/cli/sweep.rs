@@ -132,6 +132,17 @@ fn a_plan_becomes_a_page_tables_and_the_plan_again() {
     assert_eq!(table.lines().count(), 1 + 2 * CELLS);
     let fields = |line: &str| line.split(',').count();
     assert!(table.lines().all(|line| fields(line) == fields(table.lines().next().unwrap_or_default())), "{table}");
+    let columns: Vec<&str> = table.lines().next().unwrap_or_default().split(',').collect();
+    for line in table.lines().skip(1) {
+        let number = |name: &str| -> f64 {
+            let at = columns.iter().position(|column| *column == name).expect(name);
+            line.split(',').nth(at).and_then(|field| field.parse().ok()).expect(name)
+        };
+        // One session's cycles follow each other with little between; of two, what they do at the same time counts.
+        let share = number("tokens_per_s") * number("seconds") / number("tokens");
+        let allowed = if number("sessions") == 1.0 { 0.5..1.001 } else { 0.5..1.6 };
+        assert!(allowed.contains(&share), "{share}: {line}");
+    }
     assert_eq!(fs::read_to_string(directory.join("plan.toml")).expect("the plan"), PLAN);
 }
 

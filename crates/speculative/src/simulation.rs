@@ -17,8 +17,8 @@
 //!   by place: at each position the draft ranks eight tokens by z + g, the greatest of a Gumbel process; the target chooses among
 //!   them, or another, by the odds exp((z + g) / σ), σ such that in these texts it chooses the first as often as is wanted. The draft ranks a
 //!   position in the same way whatever it follows. Rows differ in how sure they are, and that is what anticipation goes by.
-//! - Each session begins with what those before it have learnt of γ, where there were any ([`World::run_after`]), and then goes
-//!   by itself, as a coordinator's requests do.
+//! - Sessions choose γ together, as a coordinator's requests do, and begin with what those before them have learnt, where there
+//!   were any ([`World::run_after`]).
 //!
 //! Left out: bandwidth, the coordinator's and the network's own queues, deadlines, faults, confidence thresholds, contexts that
 //! are full, and the memory that bounds how deep branches go.

@@ -1,4 +1,4 @@
-use super::*;
+use super::{load::MEMORY_VERDICT, survival::PRIOR_ACCEPTANCE, times::*, *};
 use crate::cost::expected_tokens_constant;
 use crate::philox::philox4x32_10;
 
@@ -44,52 +44,72 @@ impl World {
     /// The same, and the share of cycles that proposed something.
     fn run_and_count(self, outlook: &mut Outlook, tokens: usize, seed: u32) -> (f64, f64) {
         let (mut cycles, mut proposed) = (0, 0);
-        let (mut emitted, mut time, mut drawn, mut before) = (0, 0.0, 0, 0);
+        let (mut emitted, mut time, mut drawn) = (0, 0.0, 0);
+        // Sessions take turns.
+        let sessions = 1 + self.others;
+        let mut before = vec![0; sessions];
         let mut chance = || {
             drawn += 1;
             f64::from(philox4x32_10([drawn, 0, 0, 0], [seed, 7])[0]) / f64::from(u32::MAX)
         };
         while emitted < tokens {
-            let gamma = outlook.gamma(1, MOST_GAMMA);
+            let gamma = outlook.gamma(sessions, MOST_GAMMA);
+            let before = &mut before[cycles % sessions];
             cycles += 1;
             proposed += usize::from(gamma > 0);
             let accepted = (0..gamma).take_while(|_| chance() < self.a).count();
             // Times that vary as those of a busy machine do.
             let mut noisy = |time: f64| time * (1.0 - self.noise + 2.0 * self.noise * chance());
-            let (verify_s, compute_s, around_s) =
+            let (verdict_s, compute_s, around_s) =
                 (noisy(self.verify(gamma)), noisy(self.slow * self.step * gamma as f64), noisy(self.rtt));
             let draft = (gamma > 0).then_some(Drafted { compute_s, around_s });
             let waited_s = draft.map_or(0.0, |draft| draft.compute_s + draft.around_s);
-            time += verify_s + waited_s;
+            time += verdict_s + waited_s;
             emitted += accepted + 1;
-            let batch_rows = (1 + self.others) * (1 + gamma);
             outlook.learn(&Observed {
+                sessions,
+                wanted: gamma,
                 gamma,
-                is_chosen: true,
                 accepted,
                 draft,
                 waited_s,
-                is_cold: before == 0,
-                has_rested: gamma == 0 && before > 0,
-                verify_s,
-                batch_rows,
-                queue_s: 0.0,
-                around_s: 0.0,
+                is_cold: *before == 0,
+                has_changed: gamma != *before,
+                verdict_s,
             });
-            before = gamma;
+            *before = gamma;
         }
         (emitted as f64 / time, proposed as f64 / cycles as f64)
     }
 }
 
+/// A cycle of a session that chooses alone.
+const ALONE: Observed = Observed {
+    sessions: 1,
+    wanted: 0,
+    gamma: 0,
+    accepted: 0,
+    draft: None,
+    waited_s: 0.0,
+    is_cold: false,
+    has_changed: false,
+    verdict_s: 0.0,
+};
+
 const NEAR: World = World { a: 0.7, step: 0.1, rtt: 0.0, row: 0.03, others: 0, noise: 0.1, slow: 1.0 };
+
+/// What is used now, up to `most`.
+fn best(outlook: &mut Outlook, most: usize) -> usize {
+    let expected = outlook.survival.expected_tokens();
+    outlook.load(1).rates(&expected, 1).best(most)
+}
 
 #[test]
 fn it_finds_the_best_at_every_distance() {
     for rtt in [0.0, 0.5, 1.0, 2.0, 4.0] {
         for a in [0.5, 0.7, 0.9] {
             let world = World { rtt, a, ..NEAR };
-            let rate = world.run(&mut Outlook::new(), 60_000, 1);
+            let rate = (1..=3).map(|seed| world.run(&mut Outlook::new(), 40_000, seed)).sum::<f64>() / 3.0;
             let (gamma, best) = world.best();
             assert!(rate > 0.97 * best, "RTT {rtt}, a {a}: {rate} where γ {gamma} gives {best}");
         }
@@ -117,21 +137,14 @@ fn pace_and_passes_do_not_part_over_a_million_cycles() {
     for cycle in 0..1_000_000 {
         let gamma = if cycle % 200 < 6 { 0 } else { 4 };
         let stall = if cycle % 53 == 0 { 10.0 } else { 1.0 };
-        let verify_s = NEAR.verify(gamma) * (0.4 + 1.2 * chance(cycle)) * stall;
+        let verdict_s = NEAR.verify(gamma) * (0.4 + 1.2 * chance(cycle)) * stall;
         let draft = (gamma > 0).then(Drafted::default);
-        outlook.learn(&Observed {
-            gamma,
-            accepted: gamma / 2,
-            draft,
-            verify_s,
-            batch_rows: 1 + gamma,
-            ..Observed::default()
-        });
+        outlook.learn(&Observed { gamma, accepted: gamma / 2, draft, verdict_s, ..ALONE });
     }
-    let pace = outlook.pace.get_or(1.0);
+    let pace = outlook.load(1).pace.get_or(1.0);
     assert!((0.2..5.0).contains(&pace), "{pace}");
     // With its stalls, which count as four times what was expected at most.
-    let step_s = outlook.times().cycle_s(0);
+    let step_s = outlook.load(1).times().cycle_s(0);
     assert!((0.7..1.6).contains(&step_s), "{step_s}");
 }
 
@@ -173,7 +186,7 @@ fn it_follows_what_changes() {
     let mut outlook = Outlook::new();
     let far = World { rtt: 6.0, a: 0.5, ..NEAR };
     far.run(&mut outlook, 2000, 3);
-    assert_eq!(outlook.rates().best(MOST_GAMMA), 0);
+    assert_eq!(best(&mut outlook, MOST_GAMMA), 0);
     // The draft has come near: it is tried again, seldom, and then trusted.
     NEAR.run(&mut outlook, 30_000, 4);
     let rate = NEAR.run(&mut outlook, 4000, 5);
@@ -186,9 +199,10 @@ fn a_target_that_computes_for_many_gets_shorter_proposals() {
     let gamma = |others| {
         let world = World { row: 0.06, others, ..NEAR };
         let mut outlook = Outlook::new();
-        let rate = world.run(&mut outlook, 8000, 6);
+        let rate = world.run(&mut outlook, 8000 * (1 + others), 6);
         assert!(rate > 0.95 * world.best().1, "{others} others: {rate} of {}", world.best().1);
-        outlook.rates().best(MOST_GAMMA)
+        let expected = outlook.survival.expected_tokens();
+        outlook.load(1 + others).rates(&expected, 1 + others).best(MOST_GAMMA)
     };
     let (alone, crowded) = (gamma(0), gamma(31));
     assert!(crowded <= 1 && alone >= 3, "alone {alone}, crowded {crowded}");
@@ -197,16 +211,17 @@ fn a_target_that_computes_for_many_gets_shorter_proposals() {
 #[test]
 fn survival_is_what_was_seen_and_beyond_it_what_was_seen_elsewhere() {
     let mut outlook = Outlook::new();
-    let prior = outlook.expected_tokens()[3];
+    let prior = outlook.survival.expected_tokens()[3];
     assert!((prior - expected_tokens_constant(PRIOR_ACCEPTANCE, 3)).abs() < 1e-12);
     for _ in 0..2000 {
         outlook.learn(&Observed { gamma: 2, accepted: 2, draft: Some(Drafted::default()), ..Observed::default() });
     }
-    assert!(outlook.expected_tokens()[2] > 2.98 && outlook.expected_tokens()[8] > 8.5);
+    assert!(outlook.survival.expected_tokens()[2] > 2.98 && outlook.survival.expected_tokens()[8] > 8.5);
     for _ in 0..2000 {
         outlook.learn(&Observed { gamma: 2, accepted: 1, draft: Some(Drafted::default()), ..Observed::default() });
     }
-    let survival = [1, 2].map(|gamma| outlook.expected_tokens()[gamma] - outlook.expected_tokens()[gamma - 1]);
+    let survival =
+        [1, 2].map(|gamma| outlook.survival.expected_tokens()[gamma] - outlook.survival.expected_tokens()[gamma - 1]);
     assert!(survival[0] > 0.93 && survival[1] < 0.07, "{survival:?}");
 }
 
@@ -215,14 +230,14 @@ fn nothing_but_a_bound_limits_it() {
     let sure = World { a: 1.0, step: 0.0, row: 0.0, ..NEAR };
     let mut outlook = Outlook::new();
     sure.run(&mut outlook, 4000, 8);
-    assert!(outlook.rates().best(MOST_GAMMA) > 24, "{}", outlook.rates().best(MOST_GAMMA));
-    assert_eq!((outlook.rates().best(5), outlook.rates().best(0)), (5, 0));
+    assert!(best(&mut outlook, MOST_GAMMA) > 24, "{}", best(&mut outlook, MOST_GAMMA));
+    assert_eq!((best(&mut outlook, 5), best(&mut outlook, 0)), (5, 0));
     for most in [5, 1, 0] {
         assert!((0..100).all(|_| outlook.gamma(1, most) <= most), "{most}");
     }
     // A trial keeps to it too.
     for most in [2, 0] {
-        outlook.trial = (8, 3);
+        outlook.load(1).trial = (8, 3);
         assert_eq!(outlook.gamma(1, most), most);
     }
 }
@@ -246,16 +261,8 @@ fn at_its_bound_it_tries_what_is_shorter() {
     for _ in 0..3000 {
         let gamma = outlook.gamma(1, 8);
         seen.push(gamma);
-        let (verify_s, batch_rows, draft) = (sure.verify(gamma), 1 + gamma, Some(Drafted::default()));
-        outlook.learn(&Observed {
-            gamma,
-            is_chosen: true,
-            accepted: gamma,
-            draft,
-            verify_s,
-            batch_rows,
-            ..Observed::default()
-        });
+        let (verdict_s, draft) = (sure.verify(gamma), Some(Drafted::default()));
+        outlook.learn(&Observed { gamma, accepted: gamma, draft, verdict_s, ..ALONE });
     }
     assert!(seen.contains(&8) && seen.contains(&4), "only {seen:?}");
 }
@@ -267,52 +274,44 @@ fn what_is_drafted_ahead_costs_no_time() {
     let drafted = Some(Drafted { compute_s: 1.0, around_s: 8.0 });
     for cycle in 0..200 {
         let (draft, waited_s) = if cycle % 10 == 0 { (drafted, 9.0) } else { (None, 0.0) };
-        let batch_rows = 5;
-        let verify_s = 1.0;
-        outlook.learn(&Observed {
-            gamma: 4,
-            accepted: 3,
-            draft,
-            waited_s,
-            verify_s,
-            batch_rows,
-            ..Observed::default()
-        });
+        outlook.learn(&Observed { gamma: 4, accepted: 3, draft, waited_s, verdict_s: 1.0, ..ALONE });
     }
     assert!((outlook.draft_s(4) - 9.0).abs() < 1e-9 && (outlook.draft_s(8) - 10.0).abs() < 1e-9);
-    let cycle_s = outlook.times().cycle_s(4);
+    let cycle_s = outlook.load(1).times().cycle_s(4);
     assert!((1.3..3.0).contains(&cycle_s), "{cycle_s}");
 }
 
 /// Sessions take turns: what one proposes says nothing of what the target had to wait for before another's plain cycle.
 #[test]
 fn plain_cycles_count_but_the_first_of_a_session_after_a_proposal() {
-    let plain = |verify_s, has_rested| Observed { has_rested, verify_s, batch_rows: 1, ..Observed::default() };
-    let other =
-        Observed { gamma: 4, draft: Some(Drafted::default()), verify_s: 3.0, batch_rows: 5, ..Observed::default() };
+    let plain = |verdict_s, has_changed| Observed { has_changed, verdict_s, ..ALONE };
+    let other = Observed { gamma: 4, draft: Some(Drafted::default()), verdict_s: 3.0, ..ALONE };
     let mut outlook = Outlook::new();
     for _ in 0..400 {
         outlook.learn(&other);
         outlook.learn(&plain(1.0, false));
     }
-    assert!((outlook.times().cycle_s(0) - 1.0).abs() < 0.05, "{}", outlook.times().cycle_s(0));
+    assert!((outlook.load(1).times().cycle_s(0) - 1.0).abs() < 0.05, "{}", outlook.load(1).times().cycle_s(0));
     for _ in 0..400 {
         outlook.learn(&other);
         outlook.learn(&plain(2.0, true));
     }
-    assert!((outlook.times().cycle_s(0) - 1.0).abs() < 0.1, "{}", outlook.times().cycle_s(0));
+    assert!((outlook.load(1).times().cycle_s(0) - 1.0).abs() < 0.1, "{}", outlook.load(1).times().cycle_s(0));
 }
 
 /// Where a proposal promises a little more than plain decoding, it is not tried all the time.
 #[test]
 fn a_close_call_costs_few_trials() {
     let close = World { a: 0.7, rtt: 1.25, noise: 0.0, ..NEAR };
-    let (_, best) = close.best();
-    assert!((1.005..1.025).contains(&best), "{best} of plain decoding");
-    let mut outlook = Outlook::new();
-    close.run(&mut outlook, 2000, 3);
-    let (_, share) = close.run_and_count(&mut outlook, 20_000, 4);
-    assert!(outlook.rates().best(MOST_GAMMA) == 0 && share < 0.1, "{share} of all cycles");
+    let (_, rate) = close.best();
+    assert!((1.005..1.025).contains(&rate), "{rate} of plain decoding");
+    let share = |seed| {
+        let mut outlook = Outlook::new();
+        close.run(&mut outlook, 2000, seed);
+        close.run_and_count(&mut outlook, 20_000, seed + 100).1
+    };
+    let mean = (1..=8).map(share).sum::<f64>() / 8.0;
+    assert!(mean < 0.25, "{mean} of all cycles");
 }
 
 /// Up to some rows a pass takes what reading the weights takes; a line through those would promise too much of more rows.
@@ -323,7 +322,7 @@ fn what_was_not_seen_is_not_promised_for_less() {
     assert!(curve.fitted().is_none());
     for cycle in 0..300 {
         let rows = [1, 5, 6][cycle % 3];
-        curve.learn(rows, takes(rows));
+        curve.learn(rows, takes(rows), 1.0);
     }
     let fitted = curve.fitted().expect("something was seen");
     for rows in [1, 5, 6] {
@@ -339,7 +338,7 @@ fn what_was_not_seen_is_not_promised_for_less() {
 fn a_curve_is_a_parabola_that_neither_falls_nor_flattens() {
     let fitted = |sizes: &[usize], takes: fn(f64) -> f64, at: f64| {
         let mut curve = Curve::new(MEMORY_VERDICT);
-        (0..64).for_each(|n| curve.learn(sizes[n % sizes.len()], takes(sizes[n % sizes.len()] as f64)));
+        (0..64).for_each(|n| curve.learn(sizes[n % sizes.len()], takes(sizes[n % sizes.len()] as f64), 1.0));
         curve.fitted().expect("something was seen").seconds(at)
     };
     let is_near = |a: f64, b: f64| assert!((a - b).abs() < 0.01, "{a} is not {b}");
@@ -360,31 +359,13 @@ fn a_curve_is_a_parabola_that_neither_falls_nor_flattens() {
 fn a_slower_machine_is_told_from_a_dearer_pass() {
     let mut outlook = Outlook::new();
     let mut learn = |gamma: usize, slow: f64| {
-        let (verify_s, batch_rows) = (slow * NEAR.verify(gamma), 1 + gamma);
         let draft = (gamma > 0).then(Drafted::default);
-        outlook.learn(&Observed { gamma, draft, verify_s, batch_rows, ..Observed::default() });
-        outlook.times().cycle_s(4) / outlook.times().cycle_s(2)
+        outlook.learn(&Observed { gamma, draft, verdict_s: slow * NEAR.verify(gamma), ..ALONE });
+        outlook.load(1).times().cycle_s(4) / outlook.load(1).times().cycle_s(2)
     };
     let before = (0..300).map(|cycle| learn([0, 2, 4][cycle % 3], 1.0)).last().expect("cycles");
     let after = (0..60).map(|_| learn(4, 1.3)).last().expect("cycles");
     assert!((after / before - 1.0).abs() < 0.06, "{before} before, {after} after");
-}
-
-/// What a verdict waits for are the others' passes, which become shorter with its own.
-#[test]
-fn the_queue_goes_with_the_passes() {
-    let mut outlook = Outlook::new();
-    for cycle in 0..400 {
-        let gamma = [0, 6, 8][cycle % 3];
-        let verify_s = (1 + gamma) as f64;
-        let (queue_s, draft) = (1.5 * verify_s, Some(Drafted::default()));
-        let batch_rows = 4 * (1 + gamma);
-        outlook.learn(&Observed { gamma, draft, verify_s, queue_s, around_s: 0.5, batch_rows, ..Observed::default() });
-    }
-    for (gamma, takes) in [(0, 3.0), (3, 10.5), (8, 23.0)] {
-        let cycle_s = outlook.times().cycle_s(gamma);
-        assert!((cycle_s / takes - 1.0).abs() < 0.02, "γ {gamma}: {cycle_s} where it takes {takes}");
-    }
 }
 
 /// What a session could not propose in full is tried by another.
@@ -392,30 +373,137 @@ fn the_queue_goes_with_the_passes() {
 fn a_session_that_is_about_to_end_begins_no_trial_for_the_others() {
     let mut outlook = Outlook::new();
     NEAR.run(&mut outlook, 20_000, 9);
-    let best = outlook.rates().best(MOST_GAMMA);
-    assert!(best >= 3, "{best}");
+    let usual = best(&mut outlook, MOST_GAMMA);
+    assert!(usual >= 3, "{usual}");
     // Nothing was tried for long.
-    outlook.trial = (0, 0);
-    outlook.since_trial = 10_000;
-    outlook.since_trial_s = [1e9; 3];
-    for most in 0..best {
-        assert_eq!(outlook.gamma(1, most), outlook.rates().best(most), "up to {most}");
-        assert_eq!(outlook.trial, (0, 0));
+    outlook.load(1).trial = (0, 0);
+    outlook.load(1).since_trial = 10_000;
+    outlook.load(1).since_trial_s = [1e9; 5];
+    for most in 0..usual {
+        assert_eq!(outlook.gamma(1, most), best(&mut outlook, most), "up to {most}");
+        assert_eq!(outlook.load(1).trial, (0, 0));
     }
-    let tried = outlook.gamma(4, MOST_GAMMA);
-    assert!(tried != best && outlook.trial.1 > 8, "{tried} of {:?}", outlook.trial);
-    let left = outlook.trial.1;
-    outlook.trial = (5, left);
-    assert!(outlook.gamma(4, 2) <= 2);
-    assert_eq!(outlook.trial, (5, left), "a trial of more than a session can propose waits for the others");
+    let tried = outlook.gamma(1, MOST_GAMMA);
+    assert!(tried != usual && outlook.load(1).trial.1 > 2, "{tried} of {:?}", outlook.load(1).trial);
+    let left = outlook.load(1).trial.1;
+    outlook.load(1).trial = (5, left);
+    assert!(outlook.gamma(1, 2) <= 2);
+    assert_eq!(outlook.load(1).trial, (5, left), "a trial of more than a session can propose waits for the others");
+}
+
+/// Four sessions whose cycles end in turn, each of which takes what `takes` says of the γ that is wanted of all then.
+fn of_four(outlook: &mut Outlook, cycles: usize, takes: impl Fn(usize, usize) -> f64) -> Vec<usize> {
+    let mut wanted = [0; 4];
+    let mut seen = Vec::new();
+    for cycle in 0..cycles {
+        let session = cycle % 4;
+        let others = wanted[(session + 3) % 4];
+        let before = wanted[session];
+        let gamma = outlook.gamma(4, MOST_GAMMA);
+        wanted[session] = gamma;
+        seen.push(gamma);
+        let draft = (gamma > 0).then_some(Drafted { compute_s: 0.1, around_s: 0.0 });
+        outlook.learn(&Observed {
+            sessions: 4,
+            wanted: gamma,
+            gamma,
+            accepted: gamma / 2,
+            draft,
+            has_changed: gamma != before,
+            verdict_s: takes(gamma, others),
+            ..Observed::default()
+        });
+    }
+    seen
+}
+
+/// While some sessions still do what was wanted before, the cycles of the others take what theirs take.
+#[test]
+fn while_sessions_change_nothing_is_learnt_of_what_they_take() {
+    let mut outlook = Outlook::new();
+    // A plain cycle beside a proposal takes what the proposal takes.
+    let seen = of_four(&mut outlook, 4000, |gamma, others| 1.0 + 0.05 * gamma.max(others) as f64);
+    let plain = seen.iter().filter(|gamma| **gamma == 0).count();
+    assert!((100..3000).contains(&plain), "{plain} plain cycles");
+    let times = outlook.load(4).times();
+    assert!((times.cycle_s(0) - 1.0).abs() < 0.01, "{}", times.cycle_s(0));
+}
+
+/// What takes long only where it begins is tried the more seldom for that.
+#[test]
+fn a_trial_that_stalls_all_cycles_is_seldom_made_again() {
+    let proposed = |stall: f64| {
+        let mut outlook = Outlook::new();
+        let begin = move |gamma: usize, others: usize| if gamma > 0 && others == 0 { stall } else { 0.0 };
+        let takes = |gamma, others| 1.0 + 0.45 * gamma as f64 + begin(gamma, others);
+        of_four(&mut outlook, 2000, takes);
+        of_four(&mut outlook, 20_000, takes).into_iter().filter(|gamma| *gamma > 0).count()
+    };
+    let (smooth, stalled) = (proposed(0.0), proposed(40.0));
+    assert!(smooth > 100 && stalled < smooth / 2, "{stalled} with stalls, {smooth} without");
 }
 
 #[test]
-fn a_prefill_is_not_what_a_verdict_usually_waits_for() {
+fn what_one_load_takes_says_nothing_of_another() {
     let mut outlook = Outlook::new();
-    let plain = Observed { verify_s: 1.0, batch_rows: 1, ..Observed::default() };
-    (0..200).for_each(|_| outlook.learn(&plain));
-    let before = outlook.times().cycle_s(0);
-    outlook.learn(&Observed { queue_s: 1e9, ..plain });
-    assert!(outlook.times().cycle_s(0) < 2.1 * before, "{}", outlook.times().cycle_s(0));
+    NEAR.run(&mut outlook, 20_000, 10);
+    let alone = outlook.load(1).times().cycle_s(4);
+    of_four(&mut outlook, 2000, |gamma, _| 7.0 + gamma as f64);
+    assert!((outlook.load(1).times().cycle_s(4) - alone).abs() < 1e-9);
+    assert!((outlook.load(5).times().cycle_s(2) - 9.0).abs() < 0.2, "{}", outlook.load(5).times().cycle_s(2));
+}
+
+/// Three proposals cannot tell what one of 32 tokens takes.
+#[test]
+fn the_best_is_near_what_was_seen() {
+    let mut outlook = Outlook::new();
+    let mut longest = 4;
+    for _ in 0..400 {
+        let gamma = outlook.gamma(1, MOST_GAMMA);
+        assert!(gamma <= 2 * longest, "{gamma} after {longest}");
+        longest = longest.max(gamma);
+        let draft = (gamma > 0).then_some(Drafted::default());
+        outlook.learn(&Observed { wanted: gamma, gamma, accepted: gamma, draft, verdict_s: 1.0, ..ALONE });
+    }
+    assert!(longest > 16, "{longest}");
+}
+
+#[test]
+fn who_cannot_propose_what_is_tried_first_decodes_plainly() {
+    assert_eq!(Outlook::new().gamma(1, 1), 0);
+    assert_eq!(Outlook::new().gamma(2, 2), 2);
+}
+
+/// Short requests alone, beside each other: they learn as long ones do, as far as they can propose.
+#[test]
+fn sessions_that_can_propose_little_learn_too() {
+    for most in [1, 3] {
+        let mut outlook = Outlook::new();
+        NEAR.run(&mut outlook, 4000, 11);
+        for cycle in 0..8000 {
+            let gamma = outlook.gamma(4, most);
+            assert!(gamma <= most);
+            let draft = (gamma > 0).then(Drafted::default);
+            let verdict_s = if cycle < 1000 { 1.0 } else { 1.0 + 4.0 * gamma as f64 };
+            outlook.learn(&Observed { sessions: 4, wanted: gamma, gamma, accepted: gamma, draft, verdict_s, ..ALONE });
+        }
+        let tail = (0..100).filter(|_| outlook.gamma(4, most) > 0).count();
+        assert!(outlook.load(4).times().cycle_s(0) > 0.9 && tail < 40, "up to {most}: {tail}");
+    }
+}
+
+/// A trial that some cannot take part in goes on for the others, and ends.
+#[test]
+fn a_trial_ends_where_some_sessions_are_too_short_for_it() {
+    let mut outlook = Outlook::new();
+    of_four(&mut outlook, 2000, |gamma, _| 1.0 + gamma as f64);
+    let mut proposed = 0;
+    for cycle in 0..8000 {
+        let gamma = outlook.gamma(4, if cycle % 4 == 0 { 1 } else { MOST_GAMMA });
+        proposed += usize::from(gamma > 0);
+        let draft = (gamma > 0).then(Drafted::default);
+        let verdict_s = 1.0 + gamma as f64;
+        outlook.learn(&Observed { sessions: 4, wanted: gamma, gamma, draft, verdict_s, ..ALONE });
+    }
+    assert!(proposed < 800, "{proposed} of 8000");
 }

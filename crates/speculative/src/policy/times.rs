@@ -13,17 +13,14 @@ const PARABOLA_COUNTS: f64 = 2.0;
 /// as they are forgotten, and what all take now is told apart from it.
 const NEWEST_BESIDE: f64 = 4.0;
 
-/// The greatest size that is told apart.
-const MOST_SIZES: usize = 512;
-
 /// A mean that follows what it is of.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Average {
     value: Option<f64>,
-    count: u64,
+    count: f64,
 }
 
-/// What something takes by its size, a pass by its rows or a wait by γ: a parabola through all, and what each size is off it.
+/// What something takes by its size, a verdict by its rows or a wait by γ: a parabola through all, and what each size is off it.
 #[derive(Clone, Debug)]
 pub(super) struct Curve {
     /// What of the past stays with each new one.
@@ -61,15 +58,16 @@ pub(super) struct Fitted<'a> {
 }
 
 impl Average {
-    pub(super) fn learn(&mut self, newest: f64) {
-        self.count += 1;
-        let share = NEWEST_TIME.max(1.0 / self.count as f64);
+    /// Takes in the newest, which counts for so many.
+    pub(super) fn learn(&mut self, newest: f64, weight: f64) {
+        self.count += weight;
+        let share = weight * NEWEST_TIME.max(1.0 / self.count);
         self.value = Some(self.value.map_or(newest, |value| value + share * (newest - value)));
     }
 
-    pub(super) fn learn_time(&mut self, newest_s: f64) {
+    pub(super) fn learn_time(&mut self, newest_s: f64, weight: f64) {
         let most = self.value.filter(|value| *value > 0.0).map_or(newest_s, |value| LONGEST_SURPRISE * value);
-        self.learn(newest_s.min(most));
+        self.learn(newest_s.min(most), weight);
     }
 
     pub(super) fn scale(&mut self, factor: f64) {
@@ -96,27 +94,29 @@ impl Curve {
         self.beside.iter_mut().for_each(|beside| beside.mean_s *= factor);
     }
 
-    /// What was seen counts for less; something stays, so that there is a guess.
-    pub(super) fn fade(&mut self) {
+    /// What was seen counts for less, as after so many; something stays, so that there is a guess.
+    pub(super) fn fade(&mut self, weight: f64) {
         if self.sizes[0] < 1.0 {
             return;
         }
+        let stays = self.memory.powf(weight);
         let counts = self.beside.iter_mut().map(|beside| &mut beside.count);
-        self.sizes.iter_mut().chain(&mut self.seconds).chain(counts).for_each(|value| *value *= self.memory);
+        self.sizes.iter_mut().chain(&mut self.seconds).chain(counts).for_each(|value| *value *= stays);
     }
 
-    pub(super) fn learn(&mut self, size: usize, seconds: f64) {
-        let size = size.min(MOST_SIZES);
+    /// Takes in what one of this size took, which counts for so many.
+    pub(super) fn learn(&mut self, size: usize, seconds: f64, weight: f64) {
         let x = size as f64;
         if size > self.beside.len() {
             self.beside.resize(size, Beside::default());
         }
-        self.fade();
-        self.sizes.iter_mut().zip(0..).for_each(|(sum, power)| *sum += x.powi(power));
-        self.seconds.iter_mut().zip(0..).for_each(|(sum, power)| *sum += x.powi(power) * seconds);
+        self.fade(weight);
+        self.sizes.iter_mut().zip(0..).for_each(|(sum, power)| *sum += weight * x.powi(power));
+        self.seconds.iter_mut().zip(0..).for_each(|(sum, power)| *sum += weight * x.powi(power) * seconds);
         let beside = &mut self.beside[size - 1];
-        beside.count += 1.0;
-        beside.mean_s += (seconds - beside.mean_s) * (NEWEST_BESIDE * (1.0 - self.memory)).max(1.0 / beside.count);
+        beside.count += weight;
+        let share = weight * (NEWEST_BESIDE * (1.0 - self.memory)).max(1.0 / beside.count);
+        beside.mean_s += (seconds - beside.mean_s) * share;
     }
 
     /// How much what was seen of a size counts there beside the parabola, 0 to 1.

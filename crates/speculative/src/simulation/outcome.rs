@@ -14,7 +14,7 @@ pub struct Outcome {
     pub tokens: u64,
     /// From the begin of the first cycle to the end of the last one.
     pub seconds: f64,
-    /// Of all sessions together, over those seconds.
+    /// Of all sessions together, until the first one ends: what comes after it is of fewer.
     pub tokens_per_s: f64,
     /// The median of the sessions, each over the time from the begin to its end.
     pub session_tokens_per_s: f64,
@@ -83,20 +83,31 @@ pub(super) struct Tally {
     acceptance: Acceptance,
     legs: [Leg; 2],
     walls_s: Vec<f64>,
+    /// Tokens until the first session ended, and when that was.
+    together: f64,
+    first_end_s: Option<f64>,
     met: [u64; 3],
     branch_rows: usize,
     used_rows: usize,
 }
 
 impl Tally {
-    pub(super) fn cycle(&mut self, proposed: usize, accepted: usize, legs: [Leg; 2], wall_s: f64) {
+    /// A cycle that began then and took so long.
+    pub(super) fn cycle(&mut self, proposed: usize, accepted: usize, legs: [Leg; 2], (begun_s, wall_s): (f64, f64)) {
         self.acceptance.record(proposed, accepted);
+        let within_s = self.first_end_s.map_or(wall_s, |end_s| (end_s - begun_s).clamp(0.0, wall_s));
+        self.together += (1 + accepted) as f64 * within_s / wall_s;
         for (sum, leg) in self.legs.iter_mut().zip(legs) {
             sum.compute_s += leg.compute_s;
             sum.queue_s += leg.queue_s;
             sum.network_s += leg.network_s;
         }
         self.walls_s.push(wall_s);
+    }
+
+    /// A session has ended.
+    pub(super) fn ended(&mut self, at_s: f64) {
+        self.first_end_s.get_or_insert(at_s);
     }
 
     pub(super) fn met(&mut self, met: Met) {
@@ -137,7 +148,7 @@ impl Tally {
         Outcome {
             tokens,
             seconds,
-            tokens_per_s: tokens as f64 / seconds,
+            tokens_per_s: self.together / self.first_end_s.unwrap_or(seconds),
             session_tokens_per_s: quantile(&mut rates, 0.5),
             cycles: self.acceptance.cycles(),
             cycle,

@@ -28,6 +28,8 @@ pub(super) struct Run<'a> {
     servers: Vec<Server>,
     /// What a session that begins can go by.
     outlook: Outlook,
+    /// Sessions that have not ended.
+    under_way: usize,
     tally: Tally,
 }
 
@@ -43,8 +45,7 @@ enum Event {
     /// These come to the coordinator.
     Proposal(usize, Proposal),
     Branch(usize, Branch),
-    /// With the rows of its pass.
-    Verdict(usize, Cost, usize),
+    Verdict(usize, Cost),
     /// A server looks for what waits.
     Wake(usize),
     Passed(usize),
@@ -71,6 +72,7 @@ impl<'a> Run<'a> {
             servers: (0..world.targets + drafts).map(|_| Server::default()).collect(),
             tally: Tally::default(),
             outlook,
+            under_way: world.sessions,
         }
     }
 
@@ -87,7 +89,7 @@ impl<'a> Run<'a> {
                 Event::Close(session) => self.sessions[session].draft.is_over = true,
                 Event::Proposal(session, proposal) => self.proposal(session, proposal),
                 Event::Branch(session, branch) => self.branch(session, branch),
-                Event::Verdict(session, cost, batch_rows) => self.commit(session, cost, batch_rows),
+                Event::Verdict(session, cost) => self.commit(session, cost),
                 Event::Wake(server) => self.wake(server),
                 Event::Passed(server) => self.passed(server),
             }
@@ -100,15 +102,17 @@ impl<'a> Run<'a> {
 /// The coordinator: propose → verify → commit.
 impl Run<'_> {
     fn propose(&mut self, id: usize) {
+        let (begun_s, sessions) = (self.clock.now_s(), self.under_way);
         let session = &mut self.sessions[id];
-        let has_rested = session.cycle.proposed > 0;
-        let is_cold = self.world.branches > 0 && !has_rested;
-        session.cycle = Cycle { begun_s: self.clock.now_s(), is_cold, has_rested, ..Cycle::default() };
+        let before = session.cycle.wanted;
+        let is_cold = self.world.branches > 0 && before == 0;
         let most = (self.world.longest() - session.committed - 1).min(MOST_GAMMA);
         let (gamma, most) = match self.world.gamma {
             Gamma::Fixed(gamma) => (gamma.min(most), gamma.min(most)),
-            Gamma::Auto => (self.outlook.gamma(self.world.sessions, most), most),
+            Gamma::Auto => (self.outlook.gamma(sessions, most), most),
         };
+        let has_changed = session.committed == 1 || gamma != before;
+        session.cycle = Cycle { begun_s, sessions, wanted: gamma, is_cold, has_changed, ..Cycle::default() };
         if gamma == 0 {
             return self.window(id, 0);
         }
@@ -164,7 +168,7 @@ impl Run<'_> {
         self.window(id, proposed);
     }
 
-    fn commit(&mut self, id: usize, cost: Cost, batch_rows: usize) {
+    fn commit(&mut self, id: usize, cost: Cost) {
         let now_s = self.clock.now_s();
         let coordinator_s = self.times.coordinator_s;
         let session = &mut self.sessions[id];
@@ -176,15 +180,19 @@ impl Run<'_> {
         session.committed += verdict.tokens.len();
         session.unseen.extend(&verdict.tokens);
         session.ended_s = now_s + coordinator_s;
-        let wall_s = session.ended_s - begun_s;
+        let (ended_s, wall_s) = (session.ended_s, session.ended_s - begun_s);
         let is_done = session.committed == self.world.longest();
-        self.tally.cycle(proposed, verdict.accepted, [draft.unwrap_or_default(), target], wall_s);
+        self.tally.cycle(proposed, verdict.accepted, [draft.unwrap_or_default(), target], (begun_s, wall_s));
         if self.world.gamma == Gamma::Auto {
-            let observed = cycle.observed(verdict.accepted, target, batch_rows, coordinator_s);
+            let observed = cycle.observed(verdict.accepted, target, coordinator_s);
             self.outlook.learn(&observed);
         }
         match is_done {
-            true => self.send(id, Side::Draft, Way::There, Event::Close(id)),
+            true => {
+                self.under_way -= 1;
+                self.tally.ended(ended_s);
+                self.send(id, Side::Draft, Way::There, Event::Close(id));
+            }
             false => self.clock.schedule(now_s + coordinator_s, Turn::Happens, Event::Cycle(id)),
         }
     }
@@ -297,20 +305,20 @@ impl Run<'_> {
             _ => at,
         };
         let took_s = self.times.varied(curve.seconds(rows) + longer_s, server.lot(self.world.seed, of, kind));
-        server.begin(Pass { kind, rows, took_s });
+        server.begin(Pass { kind, took_s });
         self.clock.schedule(self.clock.now_s() + took_s, Turn::Happens, Event::Passed(at));
     }
 
     fn passed(&mut self, at: usize) {
         let now_s = self.clock.now_s();
         let server = &mut self.servers[at];
-        let Some(Pass { kind, rows, took_s }) = server.end(now_s) else { return };
+        let Some(Pass { kind, took_s }) = server.end(now_s) else { return };
         match kind {
             Kind::Verify => {
                 for Verify { session, arrived_s, .. } in server.verified() {
                     let server_s = now_s - arrived_s;
                     let cost = Cost { server_s, queue_s: (server_s - took_s).max(0.0) };
-                    self.send(session, Side::Target, Way::Back, Event::Verdict(session, cost, rows));
+                    self.send(session, Side::Target, Way::Back, Event::Verdict(session, cost));
                 }
             }
             Kind::Draft => {

@@ -63,7 +63,6 @@ pub(super) struct Drafting {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pass {
     pub(super) kind: Kind,
-    pub(super) rows: usize,
     pub(super) took_s: f64,
 }
 

@@ -40,12 +40,16 @@ pub(super) enum Side {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cycle {
     pub(super) begun_s: f64,
+    /// Sessions that are under way.
+    pub(super) sessions: usize,
+    /// Tokens that were wanted.
+    pub(super) wanted: usize,
     /// Tokens that are verified.
     pub(super) proposed: usize,
     /// Whether nothing was in the one before, where something could have been drafted ahead.
     pub(super) is_cold: bool,
-    /// Whether there was something in the one before.
-    pub(super) has_rested: bool,
+    /// Whether others were wanted in the one before.
+    pub(super) has_changed: bool,
     /// Where the draft was waited for.
     pub(super) draft: Option<Leg>,
     /// When the window left.
@@ -54,21 +58,19 @@ pub(super) struct Cycle {
 
 impl Cycle {
     /// What it shows of the times to come, as `coordinator/src/cycle/record.rs` has it.
-    pub(super) fn observed(&self, accepted: usize, target: Leg, batch_rows: usize, coordinator_s: f64) -> Observed {
+    pub(super) fn observed(&self, accepted: usize, target: Leg, coordinator_s: f64) -> Observed {
         let drafted = |leg: Leg| Drafted { compute_s: leg.compute_s, around_s: leg.network_s + leg.queue_s };
         Observed {
+            sessions: self.sessions,
+            wanted: self.wanted,
             gamma: self.proposed,
-            is_chosen: true,
             accepted,
             // A late hit tells nothing of what the draft takes.
             draft: self.draft.filter(|leg| leg.compute_s > 0.0).map(drafted),
             waited_s: self.draft.map_or(0.0, Leg::round_trip_s),
             is_cold: self.is_cold,
-            has_rested: self.has_rested && self.proposed == 0,
-            verify_s: target.compute_s,
-            batch_rows,
-            queue_s: target.queue_s,
-            around_s: target.network_s + coordinator_s,
+            has_changed: self.has_changed,
+            verdict_s: target.round_trip_s() + coordinator_s,
         }
     }
 }

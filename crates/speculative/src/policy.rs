@@ -137,8 +137,8 @@ impl Outlook {
     pub fn learn(&mut self, cycle: &Observed) {
         let gamma = cycle.gamma.min(MOST_GAMMA);
         if let Some(Drafted { compute_s, around_s }) = cycle.draft.filter(|_| gamma > 0) {
-            self.draft_step_s.learn_time(compute_s / gamma as f64, 1.0);
-            self.draft_around_s.learn_time(around_s, 1.0);
+            self.draft_step_s.learn_time(compute_s / gamma as f64);
+            self.draft_around_s.learn_time(around_s);
         }
         self.survival.learn(gamma, cycle.accepted);
         if cycle.sessions > 0 {
@@ -173,7 +173,7 @@ impl Outlook {
     }
 }
 
-/// Where what is known of a load is.
+/// Where what is known of the load of so many sessions is, one at least.
 fn at(sessions: usize) -> usize {
-    sessions.max(1).ilog2() as usize
+    sessions.ilog2() as usize
 }

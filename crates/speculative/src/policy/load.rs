@@ -120,8 +120,9 @@ pub(super) struct Times<'a> {
     pace: f64,
 }
 
-/// Tokens a second that each γ promises, from 0 on: E(γ) / T(γ).
+/// What each γ promises, from 0 on: T(γ), and tokens a second, E(γ) / T(γ).
 pub(super) struct Rates {
+    cycle_s: [f64; MOST_GAMMA + 1],
     by_gamma: [f64; MOST_GAMMA + 1],
     least_gain: f64,
 }
@@ -228,7 +229,6 @@ impl Load {
         }
         // What a proposal does not promise beyond plain decoding would be lost where it is not there.
         let promised = if best == 0 { rates.least_gain * rates.of(0) } else { rates.of(best) };
-        let times = self.times();
         let due = TRIALS.into_iter().filter_map(|trial| {
             let gamma = match trial {
                 Trial::Other if best == 0 => rates.best_proposal(longest),
@@ -241,7 +241,7 @@ impl Load {
             };
             let length = sessions as u64 * if gamma == 0 { PLAIN_TRIAL_LENGTH } else { TRIAL_LENGTH };
             let settling = if gamma == 0 && sessions > 1 { sessions * PLAIN_SETTLING } else { 0 };
-            let lost_s = (settling as u64 + length) as f64 * times.cycle_s(gamma) * (1.0 - rates.of(gamma) / promised);
+            let lost_s = (settling as u64 + length) as f64 * rates.cycle_s[gamma] * (1.0 - rates.of(gamma) / promised);
             let (since_s, stalled_s) = (self.since_trial_s[trial as usize], self.stalled_s[trial as usize]);
             (gamma != best && gamma <= most && since_s >= TRIAL_SPACING[trial as usize] * (lost_s + stalled_s))
                 .then_some((since_s, trial, gamma, length))
@@ -280,8 +280,10 @@ impl Load {
     /// What each γ promises.
     pub(super) fn rates(&self, expected: &[f64; MOST_GAMMA + 1], sessions: usize) -> Rates {
         let times = self.times();
+        let cycle_s = std::array::from_fn(|gamma| times.cycle_s(gamma));
         Rates {
-            by_gamma: std::array::from_fn(|gamma| expected[gamma] / times.cycle_s(gamma)),
+            cycle_s,
+            by_gamma: std::array::from_fn(|gamma| expected[gamma] / cycle_s[gamma]),
             least_gain: LEAST_GAIN[usize::from(sessions > 1)],
         }
     }

@@ -65,9 +65,9 @@ impl Average {
         self.value = Some(self.value.map_or(newest, |value| value + share * (newest - value)));
     }
 
-    pub(super) fn learn_time(&mut self, newest_s: f64, weight: f64) {
+    pub(super) fn learn_time(&mut self, newest_s: f64) {
         let most = self.value.filter(|value| *value > 0.0).map_or(newest_s, |value| LONGEST_SURPRISE * value);
-        self.learn(newest_s.min(most), weight);
+        self.learn(newest_s.min(most), 1.0);
     }
 
     pub(super) fn scale(&mut self, factor: f64) {

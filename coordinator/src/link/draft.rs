@@ -189,7 +189,7 @@ impl DraftLink {
         let deadline = self.patience.deadline(asked.gamma);
         let foreseen = stream.foreseen(&asked.tokens, self.wish.branches).await?;
         let foreseen = foreseen.and_then(|branch| self.honest_branch(asked, branch));
-        let (is_expected, rows) = (stream.ahead.is_expected(), stream.ahead.rows());
+        let (is_expected, mut cost) = (stream.ahead.is_expected(), stream.ahead.cost());
         let propose = Propose {
             cycle: asked.cycle,
             base_len: asked.base_len as u32,
@@ -204,7 +204,7 @@ impl DraftLink {
         stream.duplex.send(DraftSessionRequest { message: Some(draft_session_request::Message::Propose(propose)) })?;
         if let Some(branch) = foreseen {
             stream.adopted(asked, &branch);
-            let anticipation = Some(Anticipation::of(AnticipationOutcome::Hit, Some(&branch), rows));
+            let anticipation = Some(Anticipation::of(AnticipationOutcome::Hit, Some(&branch), cost));
             return Ok(Proposed { tokens: branch.tokens, anticipation, ..Proposed::default() });
         }
         let answer = timeout_at((sent + deadline).into(), stream.answer(asked)).await;
@@ -213,15 +213,15 @@ impl DraftLink {
                 self.patience.kept();
                 let wire_bytes = asked_bytes + proposal.encoded_len();
                 let leg = leg(sent, &proposal.cost.unwrap_or_default(), wire_bytes);
-                let anticipation = is_expected.then(|| Anticipation::of(AnticipationOutcome::Miss, None, rows));
+                let anticipation = is_expected.then(|| Anticipation::of(AnticipationOutcome::Miss, None, cost));
                 Proposed { leg: Some(leg), anticipation, ..self.checked(asked, proposal) }
             }
             Some(Come::Branch(branch)) => {
                 self.patience.kept();
                 // It was drafted before it was asked for: all of the wait is the way of it.
                 let leg = Leg { wire_bytes: (asked_bytes + branch.encoded_len()) as u64, ..Leg::waited(sent) };
-                let rows = rows + stream.ahead.rows();
-                let anticipation = Some(Anticipation::of(AnticipationOutcome::LateHit, Some(&branch), rows));
+                cost += stream.ahead.cost();
+                let anticipation = Some(Anticipation::of(AnticipationOutcome::LateHit, Some(&branch), cost));
                 stream.adopted(asked, &branch);
                 let tokens = self.honest_branch(asked, branch).map(|branch| branch.tokens).unwrap_or_default();
                 Proposed { tokens, leg: Some(leg), anticipation, ..Proposed::default() }

@@ -20,6 +20,8 @@ pub struct Anticipated {
     pub rows: u64,
     /// Those of branches that were never verified.
     pub wasted_rows: u64,
+    /// What the draft took for all of these rows, in seconds.
+    pub drafting_s: f64,
     /// Median wall of the cycles whose proposal was a hit: no draft is in them.
     pub median_hit_cycle_s: Option<f64>,
     /// What all hits together saved of waiting for proposals, as those that were waited for took.
@@ -44,6 +46,7 @@ impl Anticipated {
             sum.rows += anticipation.rows;
             sum.wasted_rows += anticipation.rows;
             sum.wasted_rows = sum.wasted_rows.saturating_sub(anticipation.used_rows);
+            sum.drafting_s += anticipation.drafting_s;
             sum.saved_s += cycle.saved.as_secs_f64();
         }
         sum.median_hit_cycle_s = median(&hits_s);
@@ -60,6 +63,7 @@ impl Anticipated {
             misses: sum.misses + run.misses,
             rows: sum.rows + run.rows,
             wasted_rows: sum.wasted_rows + run.wasted_rows,
+            drafting_s: sum.drafting_s + run.drafting_s,
             saved_s: sum.saved_s + run.saved_s,
             ..Self::default()
         };

@@ -1,4 +1,9 @@
 //! What the parts of a cycle take, from a measured study.
+//!
+//! # Layout
+//! - `shared`: what sessions cost each other
+
+mod shared;
 
 use std::{
     fs, io,
@@ -8,11 +13,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use speculative::{
     anticipation::WIDTH,
-    simulation::{self, Distance, InvalidWorld, PassCurve, RestCurve, Times, World},
+    simulation::{InvalidWorld, PassCurve, RestCurve, Times},
 };
 
 use crate::{
-    report::mean,
+    report::{Anticipated, mean},
     study::{Cell, Findings, PairFacts, Placement, Plan, Records, Rest, UnusableJournal, UnusablePlan},
 };
 
@@ -21,10 +26,6 @@ const NAME: &str = "fit.json";
 
 /// The longest step of plain decoding that is believed.
 const LONGEST_STEP_S: f64 = 60.0;
-
-/// Runs, and halvings of the range, by which what a row of a branch takes is found.
-const FITTING_RUNS: u64 = 8;
-const FITTING_HALVINGS: u32 = 12;
 
 /// What is known of pairs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -52,6 +53,8 @@ pub struct FittedPair {
 pub struct FittedTimes {
     /// A pass of the target: rows, seconds. Beyond the last point a line with the slope of all.
     pub target_pass: Vec<(f64, f64)>,
+    /// What it takes longer for each session in it beyond the first.
+    pub target_session_s: f64,
     /// A pass of the draft, likewise.
     pub draft_pass: Vec<(f64, f64)>,
     /// A pass of branches of the draft, with all that it does beside.
@@ -68,6 +71,8 @@ pub struct FittedTimes {
     pub target_around_s: f64,
     /// The coordinator's own of a cycle.
     pub coordinator_s: f64,
+    /// What a message keeps the target's device from its passes; 0 where the coordinator has a device of its own.
+    pub handling_s: f64,
     /// The chance that a token is accepted once all before it were, by place.
     pub conditional_acceptance: Vec<f64>,
 }
@@ -211,19 +216,25 @@ impl FittedTimes {
             return Err(lacks("no fixed γ without drafting ahead"));
         }
         let target = [(1.0, ar)].into_iter().chain(fixed.iter().map(|(gamma, cell)| (gamma + 1.0, cell)));
-        let target_pass =
-            rising(target.filter_map(|(rows, cell)| Some((rows, cell.cycle.target_compute_s?))).collect());
+        let alone_pass = rising(target.filter_map(|(rows, cell)| Some((rows, cell.cycle.target_compute_s?))).collect());
+        let handling_s = shared::handling_s(&near);
+        let of_pair = |cell: &&Cell| (&cell.pair, cell.temperature) == (pair, temperature);
+        let several =
+            findings.cells.iter().filter(of_pair).filter(|cell| {
+                cell.sessions > 1 && cell.placement == Placement::Distributed && cell.rtt_s == nearest_s
+            });
+        let several: Vec<&Cell> = several.filter(|cell| cell.is_ar() || cell.in_turn().is_some()).collect();
         let drafting = |cell: &Cell| Some((cell.in_turn()? as f64, cell.cycle.draft_compute_s?));
         let (step_s, beside_s) = line(&fixed.iter().filter_map(|(_, cell)| drafting(cell)).collect::<Vec<_>>());
         let near_target = findings.cells.iter().filter(alone).filter(|cell| cell.placement == Placement::CoLocated);
         let near_target: Vec<(f64, f64)> = near_target.filter_map(drafting).collect();
         let colocated_step_s = if near_target.is_empty() { step_s } else { line(&near_target).0 };
-        // Not measured apart: rows of several proposals share a pass of the draft as those of a window share the target's.
-        let one_s = target_pass.first().map_or(1.0, |first| first.1);
-        let of_step = |step_s: f64| -> Vec<(f64, f64)> {
-            target_pass.iter().map(|(rows, seconds)| (*rows, step_s * seconds / one_s)).collect()
-        };
-        let (draft_pass, colocated_draft_pass) = (of_step(step_s), of_step(colocated_step_s));
+        // Where it was not measured: rows of several proposals share a pass of the draft as those of a window share the target's.
+        let one_s = alone_pass.first().map_or(1.0, |first| first.1);
+        let like_target = || alone_pass.iter().map(|(rows, seconds)| (*rows, step_s * seconds / one_s)).collect();
+        let draft_pass: Vec<(f64, f64)> = shared::draft_pass(step_s, beside_s, &several).unwrap_or_else(like_target);
+        let colocated = |(rows, seconds): &(f64, f64)| (*rows, seconds * colocated_step_s / step_s);
+        let colocated_draft_pass = draft_pass.iter().map(colocated).collect();
         let mean_of = |part: fn(&Cell) -> Option<f64>| {
             mean(&fixed.iter().filter_map(|(_, cell)| part(cell)).collect::<Vec<_>>()).unwrap_or(0.0)
         };
@@ -236,9 +247,12 @@ impl FittedTimes {
             Some(cell.cycle.draft_network_s? + cell.cycle.target_network_s? + cell.cycle.coordinator_s?)
         });
         let (target_waits_s, draft_waits_s) = (draft_s + between_s, target_s + between_s);
-        let mut times = Self {
-            branch_pass: draft_pass.clone(),
+        let forward_beside_s = mean_of(|cell| Some(cell.cycle.target_compute_s? - cell.cycle.target_forward_s?));
+        let (target_pass, target_session_s) = shared::target_pass(alone_pass, forward_beside_s, &several, handling_s)?;
+        Ok(Self {
+            branch_pass: branch_pass(step_s, &near).unwrap_or_else(|| draft_pass.clone()),
             target_pass,
+            target_session_s,
             draft_pass,
             target_rest: rest(&facts.rests, target_waits_s, |rest| rest.target_s),
             draft_rest: rest(&facts.rests, draft_waits_s, |rest| rest.draft_s),
@@ -246,52 +260,9 @@ impl FittedTimes {
             draft_around_s: (around_s + beside_s - nearest_s).max(0.0),
             target_around_s: (target_around_s - plan.target_rtt.as_secs_f64()).max(0.0),
             coordinator_s: mean_of(|cell| cell.cycle.coordinator_s),
+            handling_s,
             conditional_acceptance: acceptance(&fixed),
-        };
-        if let Some(ahead) = Ahead::busiest(&near) {
-            times.branch_pass = branch_pass(times.branch_row_s(&ahead, plan)?);
-        }
-        Ok(times)
-    }
-
-    /// What a row of a branch takes such that a simulated cycle gets as many of them as a measured one, by halves: what a draft does
-    /// beside them, and what it begins in vain, is in none of the figures that it gives.
-    fn branch_row_s(&self, ahead: &Ahead, plan: &Plan) -> Result<f64, UnusableFit> {
-        // Twice what all of its time would do for is too long. Where a tenth of that brings no more rows, it was done with them.
-        let (mut low_s, mut high_s) = (0.1 * ahead.row_s, 2.0 * ahead.row_s);
-        if self.branch_rows(low_s, ahead, plan)? < 1.05 * ahead.rows {
-            return Ok(ahead.row_s);
-        }
-        for _ in 0..FITTING_HALVINGS {
-            let middle_s = 0.5 * (low_s + high_s);
-            let rows = self.branch_rows(middle_s, ahead, plan)?;
-            *(if rows > ahead.rows { &mut low_s } else { &mut high_s }) = middle_s;
-        }
-        Ok(0.5 * (low_s + high_s))
-    }
-
-    /// Rows of branches in a simulated cycle where one takes so long.
-    fn branch_rows(&self, row_s: f64, ahead: &Ahead, plan: &Plan) -> Result<f64, InvalidWorld> {
-        let times = Self { branch_pass: branch_pass(row_s), ..self.clone() }.curves(Placement::Distributed)?;
-        let (mut rows, mut cycles) = (0, 0);
-        for seed in 0..FITTING_RUNS {
-            let world = World {
-                sessions: 1,
-                tokens: plan.max_tokens - 1,
-                drafts: 1,
-                targets: 1,
-                gamma: ahead.gamma.into(),
-                branches: ahead.branches,
-                placement: simulation::Placement::Apart,
-                draft_rtt: Distance { rtt_s: ahead.rtt_s, jitter_s: plan.jitter.as_secs_f64().min(ahead.rtt_s) },
-                target_rtt: Distance { rtt_s: plan.target_rtt.as_secs_f64(), jitter_s: 0.0 },
-                conditional_acceptance: self.conditional_acceptance.clone(),
-                seed,
-            };
-            let outcome = world.run(&times)?;
-            (rows, cycles) = (rows + outcome.branch_rows, cycles + outcome.cycles);
-        }
-        Ok(rows as f64 / cycles as f64)
+        })
     }
 
     /// As the simulation takes them, with the draft there.
@@ -309,39 +280,21 @@ impl FittedTimes {
             draft_around_s: self.draft_around_s,
             target_around_s: self.target_around_s,
             coordinator_s: self.coordinator_s,
+            target_session_s: self.target_session_s,
+            handling_s: self.handling_s,
+            begin_s: self.target_pass.first().map_or(0.0, |step| step.1),
             spread: 0.0,
         })
     }
 }
 
-/// What a draft that is near prepared.
-struct Ahead {
-    gamma: usize,
-    branches: usize,
-    rtt_s: f64,
-    /// Rows of branches in a cycle.
-    rows: f64,
-    /// What one takes if the draft does nothing else while it is not asked, in seconds.
-    row_s: f64,
-}
-
-impl Ahead {
-    /// Where a row left least time: there the draft was never done.
-    fn busiest(near: &[&Cell]) -> Option<Self> {
-        let ahead = near.iter().filter(|cell| cell.min_confidence == 0.0).filter_map(|cell| {
-            let gamma = cell.gamma.parse().ok()?;
-            let rows = cell.anticipation.as_ref()?.rows as f64 / cell.cycles as f64;
-            let row_s = (cell.cycle.wall_s? - cell.cycle.draft_compute_s?) / rows;
-            let of = Self { gamma, branches: cell.branches, rtt_s: cell.rtt_s, rows, row_s };
-            (rows > 0.0 && row_s > 0.0).then_some(of)
-        });
-        ahead.min_by(|a, b| a.row_s.total_cmp(&b.row_s))
-    }
-}
-
-/// As long as its rows.
-fn branch_pass(row_s: f64) -> Vec<(f64, f64)> {
-    [1.0, WIDTH as f64].map(|rows| (rows, rows * row_s)).to_vec()
+/// A pass of branches, of which one row takes a step: one of as many as grow together as long as they took. `None` where nothing was
+/// drafted ahead.
+fn branch_pass(step_s: f64, near: &[&Cell]) -> Option<Vec<(f64, f64)>> {
+    let of_rows = |sum: (f64, u64), of: &Anticipated| (sum.0 + of.drafting_s, sum.1 + of.rows);
+    let (seconds, rows) = near.iter().filter_map(|cell| cell.anticipation.as_ref()).fold((0.0, 0), of_rows);
+    let whole_s = WIDTH as f64 * seconds / rows as f64;
+    (rows > 0 && seconds > 0.0).then(|| vec![(1.0, step_s.min(whole_s)), (WIDTH as f64, whole_s)])
 }
 
 /// What one side takes longer by how long it waits, where it waits for `waits_s` with no rest.
@@ -416,43 +369,6 @@ mod tests {
         assert_eq!(rest(&rests, 2.0, |rest| rest.draft_s), [(2.0, 0.0), (3.0, 0.25), (5.0, 0.25)]);
         assert_eq!(rest(&rests, 0.5, |rest| rest.target_s), [(0.5, 0.0), (1.5, 0.375), (3.5, 0.375)]);
         assert_eq!(rest(&[], 1.0, |rest| rest.draft_s), []);
-    }
-
-    #[test]
-    fn a_branchs_row_takes_what_gives_as_many() {
-        let plan = r#"
-            title = "Ahead"
-            rtts = ["0"]
-            max_tokens = 256
-            [[pair]]
-            name = "p"
-            draft = "embedded:draft"
-            target = "embedded:target"
-            [[policy]]
-            name = "ahead"
-            gamma = 4
-            anticipate = 16
-        "#;
-        let plan = Plan::read(plan).unwrap();
-        let times = FittedTimes {
-            target_pass: vec![(1.0, 2e-3), (5.0, 2.5e-3)],
-            draft_pass: vec![(1.0, 0.1e-3)],
-            branch_pass: vec![(1.0, 0.1e-3)],
-            target_rest: Vec::new(),
-            draft_rest: Vec::new(),
-            colocated_draft_pass: vec![(1.0, 0.1e-3)],
-            draft_around_s: 0.2e-3,
-            target_around_s: 0.2e-3,
-            coordinator_s: 0.01e-3,
-            conditional_acceptance: vec![0.85],
-        };
-        let ahead = |branches| Ahead { gamma: 4, branches, rtt_s: 0.0, rows: 0.0, row_s: 0.08e-3 };
-        let rows = times.branch_rows(0.05e-3, &ahead(16), &plan).unwrap();
-        let found_s = times.branch_row_s(&Ahead { rows, ..ahead(16) }, &plan).unwrap();
-        assert!((found_s / 0.05e-3 - 1.0).abs() < 0.02, "{found_s}");
-        // One branch at a time is soon done.
-        let rows = times.branch_rows(0.05e-3, &ahead(1), &plan).unwrap();
-        assert_eq!(times.branch_row_s(&Ahead { rows, ..ahead(1) }, &plan).unwrap(), 0.08e-3);
     }
 
     #[test]

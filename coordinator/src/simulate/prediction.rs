@@ -44,20 +44,19 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    /// Of the cells that `simulated` and `measured` both have. What was fitted to are those of one session that drafted in turn,
-    /// where the draft was nearest or co-located, and AR beside them.
+    /// Of the cells that `simulated` and `measured` both have. What was fitted to are those that drafted in turn where the draft was
+    /// nearest, and AR beside them, and those of one session that did so co-located.
     pub fn of(simulated: &Findings, measured: &Findings) -> Self {
         let fitted_to = |cell: &Cell| {
             let like = |other: &&Cell| {
-                (&other.pair, other.temperature, other.placement, other.sessions)
-                    == (&cell.pair, cell.temperature, Placement::Distributed, 1)
+                (&other.pair, other.temperature, other.placement)
+                    == (&cell.pair, cell.temperature, Placement::Distributed)
             };
             let nearest_s = measured.cells.iter().filter(like).map(|cell| cell.rtt_s).fold(f64::INFINITY, f64::min);
-            let near = match cell.placement {
+            match cell.placement {
                 Placement::Distributed => cell.rtt_s == nearest_s && (cell.is_ar() || cell.in_turn().is_some()),
-                Placement::CoLocated => cell.in_turn().is_some(),
-            };
-            near && cell.sessions == 1
+                Placement::CoLocated => cell.sessions == 1 && cell.in_turn().is_some(),
+            }
         };
         let both = |cell: &Cell| {
             let twin = measured.cells.iter().find(|other| cell.is_of_the_same(other))?;

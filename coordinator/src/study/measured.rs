@@ -57,23 +57,31 @@ pub struct Forwards {
     pub bytes: f64,
     /// Time in them.
     pub seconds: f64,
+    /// Rows of other sessions in them.
+    pub others_rows: u64,
 }
 
 impl Forwards {
     /// All of `self` and `other`.
     pub fn with(self, other: Self) -> Self {
-        let Self { flops, bytes, seconds } = other;
-        Self { flops: self.flops + flops, bytes: self.bytes + bytes, seconds: self.seconds + seconds }
+        let Self { flops, bytes, seconds, others_rows } = other;
+        Self {
+            flops: self.flops + flops,
+            bytes: self.bytes + bytes,
+            seconds: self.seconds + seconds,
+            others_rows: self.others_rows + others_rows,
+        }
     }
 
     fn over<'a>(legs: impl Iterator<Item = &'a Leg>) -> Option<Self> {
         let mut work = Work::default();
-        let mut seconds = 0.0;
+        let (mut seconds, mut others_rows) = (0.0, 0);
         for leg in legs.filter(|leg| leg.work.flops > 0) {
             work += leg.work;
             seconds += leg.forward.as_secs_f64();
+            others_rows += leg.others_rows;
         }
-        (work.flops > 0).then_some(Self { flops: work.flops as f64, bytes: work.bytes as f64, seconds })
+        (work.flops > 0).then_some(Self { flops: work.flops as f64, bytes: work.bytes as f64, seconds, others_rows })
     }
 }
 

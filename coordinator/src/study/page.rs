@@ -265,7 +265,7 @@ impl Section<'_> {
         let side = |side: &str, roofs: Option<DeviceRoofs>, of: fn(&Cell) -> Option<Forwards>| {
             let DeviceRoofs { flops_per_s, bytes_per_s } = roofs?;
             let dot = |cell: &Cell| {
-                let Forwards { flops, bytes, seconds } = of(cell)?;
+                let Forwards { flops, bytes, seconds, .. } = of(cell)?;
                 let name = if cell.is_ar() { "AR".to_owned() } else { format!("γ {}", cell.gamma) };
                 Some((name, flops / bytes, flops / seconds))
             };

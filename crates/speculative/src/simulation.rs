@@ -7,10 +7,13 @@
 //! tokens, and the same message of a session is as late.
 //!
 //! # What is assumed
-//! - All sessions begin at once, prefilled, and run until each has its tokens; prompts cost nothing.
-//! - A pass takes its rows' time, however long the contexts are, and a lognormal variation. A device makes one at a time, with
-//!   all that waits: a window of γ + 1 rows, a row of each proposal under way (those that it has not seen yet in the first),
-//!   or, where nobody waits, a row of each branch that grows. A model that has made no pass for long takes longer once.
+//! - Sessions begin at once or soon after one another, prefilled, and run until each has its tokens; prompts cost nothing.
+//! - A pass takes its rows' time, the target's that of its sessions too, however long the contexts are, and a lognormal variation.
+//!   A device makes one at a time, with all that waits: a window of γ + 1 rows, a row of each proposal under way (those that it
+//!   has not seen yet in the first), or, where nobody waits, a row of each branch that grows. A model that has made no pass for
+//!   long takes longer once.
+//! - Where the coordinator shares the target's device, messages go before passes: each lengthens the pass that is under way, or
+//!   keeps the next one from beginning until it is sent and taken in.
 //! - A proposal of γ tokens is γ passes of the draft. A draft that was interrupted goes on at the end of a pass, at once.
 //! - Co-located drafts use the devices of their targets, in turn with them, and no network lies between the two.
 //! - Whether a token is accepted is decided by its session and position, and by its place in the window where acceptance differs
@@ -95,8 +98,10 @@ pub struct Distance {
 /// What the parts of a cycle take.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Times {
-    /// A pass of the target by its rows; of one row it is a step of autoregressive decoding.
+    /// A pass of the target by its rows, of one session; of one row it is a step of autoregressive decoding.
     pub target_pass: PassCurve,
+    /// What a pass of the target takes longer for each session in it beyond the first, whose keys and values are read too, in seconds.
+    pub target_session_s: f64,
     /// A pass of the draft by its rows.
     pub draft_pass: PassCurve,
     /// A pass of branches and of the tokens before them by its rows, with its share of what beginning and sending them costs.
@@ -111,6 +116,11 @@ pub struct Times {
     pub target_around_s: f64,
     /// The coordinator's own part of a cycle, in seconds.
     pub coordinator_s: f64,
+    /// What a message that coordinator or target send or take in keeps the target's device from its passes, in seconds; 0 where the
+    /// coordinator has a device of its own.
+    pub handling_s: f64,
+    /// Sessions of a target begin evenly within so many seconds, less than what all take; 0 is at once.
+    pub begin_s: f64,
     /// σ of the lognormal factor by which a pass varies; its mean is 1. 0 is off.
     pub spread: f64,
 }
@@ -227,6 +237,9 @@ impl Times {
         check_time("draft_around_s", self.draft_around_s)?;
         check_time("target_around_s", self.target_around_s)?;
         check_time("coordinator_s", self.coordinator_s)?;
+        check_time("target_session_s", self.target_session_s)?;
+        check_time("handling_s", self.handling_s)?;
+        check_time("begin_s", self.begin_s)?;
         check("spread", self.spread, (0.0..=2.0).contains(&self.spread), "0 to 2")
     }
 }

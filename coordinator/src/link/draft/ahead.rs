@@ -1,8 +1,8 @@
 //! What the draft has drafted ahead for verdicts to come.
 
-use std::{collections::HashMap, mem};
+use std::{collections::HashMap, mem, ops::AddAssign};
 
-use proto::v1::{Branch, Proposal};
+use proto::v1::{Branch, Cost, Proposal};
 use speculative::TokenId;
 
 /// The proposal or branch that is verified now, and the branches for what may come of it.
@@ -15,8 +15,31 @@ pub(super) struct Ahead {
     branches: HashMap<(u64, u32, TokenId), Branch>,
     /// Those that may come at most.
     most: usize,
-    /// Rows that were forwarded for those that have come.
+    /// What those that have come cost.
+    cost: BranchCost,
+}
+
+/// What branches cost the draft.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct BranchCost {
     rows: u64,
+    seconds: f64,
+}
+
+impl BranchCost {
+    /// Of one that shares its draft's time with those that grew with it, by their rows.
+    fn of(branch: &Branch) -> Self {
+        let Cost { server_ns, rows, batch_rows, .. } = branch.cost.unwrap_or_default();
+        let share = f64::from(rows) / f64::from(batch_rows.max(rows).max(1));
+        Self { rows: rows.into(), seconds: server_ns as f64 * 1e-9 * share }
+    }
+}
+
+impl AddAssign for BranchCost {
+    fn add_assign(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.seconds += other.seconds;
+    }
 }
 
 /// What became of what was drafted ahead for the verdict before a cycle.
@@ -28,6 +51,8 @@ pub struct Anticipation {
     pub rows: u64,
     /// Those of the one that is the proposal now.
     pub used_rows: u64,
+    /// What the draft took for all of these rows, in seconds.
+    pub drafting_s: f64,
 }
 
 /// How a verdict was met.
@@ -56,9 +81,9 @@ impl AnticipationOutcome {
 }
 
 impl Anticipation {
-    pub(super) fn of(outcome: AnticipationOutcome, branch: Option<&Branch>, rows: u64) -> Self {
-        let used_rows = branch.and_then(|branch| branch.cost).map_or(0, |cost| cost.rows.into());
-        Self { outcome, rows, used_rows }
+    pub(super) fn of(outcome: AnticipationOutcome, branch: Option<&Branch>, cost: BranchCost) -> Self {
+        let used_rows = branch.map_or(0, |branch| BranchCost::of(branch).rows);
+        Self { outcome, rows: cost.rows, used_rows, drafting_s: cost.seconds }
     }
 }
 
@@ -79,14 +104,14 @@ impl Ahead {
         self.parent != 0
     }
 
-    /// Rows that were forwarded for what has come since this was asked last.
-    pub(super) fn rows(&mut self) -> u64 {
-        mem::take(&mut self.rows)
+    /// What has come since this was asked last cost.
+    pub(super) fn cost(&mut self) -> BranchCost {
+        mem::take(&mut self.cost)
     }
 
     /// A branch has come. What it builds on may have been dropped meanwhile, and it with it; one too many is the draft's fault.
     pub(super) fn take(&mut self, branch: Branch) {
-        self.rows += branch.cost.map_or(0, |cost| u64::from(cost.rows));
+        self.cost += BranchCost::of(&branch);
         let builds = branch.parent == self.parent || self.branches.values().any(|known| known.id == branch.parent);
         if builds && self.branches.len() < self.most {
             self.branches.insert((branch.parent, branch.accepted, branch.final_token), branch);

@@ -14,9 +14,9 @@ pub struct Outcome {
     pub tokens: u64,
     /// From the begin of the first cycle to the end of the last one.
     pub seconds: f64,
-    /// Of all sessions together, until the first one ends: what comes after it is of fewer.
+    /// Of all sessions together, from when all have begun until the first one ends: what comes before and after is of fewer.
     pub tokens_per_s: f64,
-    /// The median of the sessions, each over the time from the begin to its end.
+    /// The median of the sessions, each over the time from the first one's begin to its own end.
     pub session_tokens_per_s: f64,
     /// Cycles of all sessions.
     pub cycles: u64,
@@ -83,19 +83,27 @@ pub(super) struct Tally {
     acceptance: Acceptance,
     legs: [Leg; 2],
     walls_s: Vec<f64>,
-    /// Tokens until the first session ended, and when that was.
-    together: f64,
+    /// When all sessions have begun, when the first one has ended, and tokens between the two.
+    all_from_s: f64,
     first_end_s: Option<f64>,
+    together: f64,
     met: [u64; 3],
     branch_rows: usize,
     used_rows: usize,
 }
 
 impl Tally {
+    /// Of sessions that have all begun by then.
+    pub(super) fn new(all_from_s: f64) -> Self {
+        Self { all_from_s, ..Self::default() }
+    }
+
     /// A cycle that began then and took so long.
     pub(super) fn cycle(&mut self, proposed: usize, accepted: usize, legs: [Leg; 2], (begun_s, wall_s): (f64, f64)) {
         self.acceptance.record(proposed, accepted);
-        let within_s = self.first_end_s.map_or(wall_s, |end_s| (end_s - begun_s).clamp(0.0, wall_s));
+        let ended_s = begun_s + wall_s;
+        let until_s = self.first_end_s.map_or(ended_s, |first_s| first_s.min(ended_s));
+        let within_s = (until_s - begun_s.max(self.all_from_s)).max(0.0);
         self.together += (1 + accepted) as f64 * within_s / wall_s;
         for (sum, leg) in self.legs.iter_mut().zip(legs) {
             sum.compute_s += leg.compute_s;
@@ -148,7 +156,10 @@ impl Tally {
         Outcome {
             tokens,
             seconds,
-            tokens_per_s: self.together / self.first_end_s.unwrap_or(seconds),
+            tokens_per_s: match self.first_end_s.unwrap_or(seconds) - self.all_from_s {
+                together_s if together_s > 0.0 => self.together / together_s,
+                _ => tokens as f64 / seconds,
+            },
             session_tokens_per_s: quantile(&mut rates, 0.5),
             cycles: self.acceptance.cycles(),
             cycle,

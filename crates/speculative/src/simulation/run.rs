@@ -63,6 +63,7 @@ impl<'a> Run<'a> {
     pub(super) fn new(world: &'a World, times: &'a Times, text: &'a Text, outlook: Outlook) -> Self {
         let drafts = if world.placement == Placement::Apart { world.drafts } else { 0 };
         let session = |id| Session::new(id, world.longest(), world.branches);
+        let all_from_s = world.begin_s(world.sessions - 1, times);
         Self {
             world,
             times,
@@ -70,7 +71,7 @@ impl<'a> Run<'a> {
             clock: Clock::new(),
             sessions: (0..world.sessions).map(session).collect(),
             servers: (0..world.targets + drafts).map(|_| Server::default()).collect(),
-            tally: Tally::default(),
+            tally: Tally::new(all_from_s),
             outlook,
             under_way: world.sessions,
         }
@@ -79,7 +80,8 @@ impl<'a> Run<'a> {
     /// With what is known of γ afterwards.
     pub(super) fn outcome(mut self) -> (Outcome, Outlook) {
         for session in 0..self.sessions.len() {
-            self.clock.schedule(0.0, Turn::Happens, Event::Cycle(session));
+            let begin_s = self.world.begin_s(session, self.times);
+            self.clock.schedule(begin_s, Turn::Happens, Event::Cycle(session));
         }
         while let Some(event) = self.clock.next() {
             match event {
@@ -144,6 +146,7 @@ impl Run<'_> {
 
     fn proposal(&mut self, id: usize, Proposal { id: number, gamma, cost }: Proposal) {
         let now_s = self.clock.now_s();
+        self.handle(id, 1, now_s);
         let session = &mut self.sessions[id];
         let Some(asked) = session.asked.take() else { return };
         session.cycle.draft = Some(Leg::of(now_s - asked.sent_s, cost));
@@ -155,6 +158,7 @@ impl Run<'_> {
     }
 
     fn branch(&mut self, id: usize, branch: Branch) {
+        self.handle(id, 1, self.clock.now_s());
         let session = &mut self.sessions[id];
         session.ahead.take(branch);
         let Some(asked) = &session.asked else { return };
@@ -171,6 +175,7 @@ impl Run<'_> {
     fn commit(&mut self, id: usize, cost: Cost) {
         let now_s = self.clock.now_s();
         let coordinator_s = self.times.coordinator_s;
+        self.handle(id, 0, now_s + coordinator_s);
         let session = &mut self.sessions[id];
         let cycle = session.cycle;
         let Cycle { begun_s, proposed, draft, sent_s, .. } = cycle;
@@ -203,9 +208,24 @@ impl Run<'_> {
             (Side::Draft, Placement::Apart) => (self.world.draft_rtt, self.times.draft_around_s),
             (Side::Draft, Placement::CoLocated) => (Distance::default(), self.times.draft_around_s),
         };
+        let now_s = self.clock.now_s();
+        match (side, way) {
+            (Side::Target, _) => self.handle(id, 2, now_s + around_s / 2.0),
+            (Side::Draft, Way::There) => self.handle(id, 1, now_s),
+            (Side::Draft, Way::Back) => {}
+        }
         let link = &mut self.sessions[id].links[side as usize];
-        let arrival_s = link.arrival_s(self.clock.now_s(), way, distance, around_s, self.world.seed);
+        let arrival_s = link.arrival_s(now_s, way, distance, around_s, self.world.seed);
         self.clock.schedule(arrival_s, Turn::Happens, message);
+    }
+
+    /// The coordinator or the target sends or takes in so many messages, until then.
+    fn handle(&mut self, id: usize, messages: usize, until_s: f64) {
+        let handling_s = self.times.handling_s;
+        if handling_s > 0.0 {
+            let target = self.server(id, Side::Target);
+            self.servers[target].handle(messages as f64 * handling_s, until_s);
+        }
     }
 }
 
@@ -279,6 +299,10 @@ impl Run<'_> {
 
     /// Begins the next pass.
     fn wake(&mut self, at: usize) {
+        let handles_until_s = self.servers[at].handles_until_s();
+        if handles_until_s > self.clock.now_s() {
+            return self.clock.schedule(handles_until_s, Turn::Decided, Event::Wake(at));
+        }
         self.servers[at].admit();
         let sessions = &self.sessions;
         let recalled = self.servers[at].growing.extract_if(.., |id| sessions[*id].draft.is_recalled());
@@ -291,28 +315,35 @@ impl Run<'_> {
         server.admit();
         let Some(kind) = server.next() else { return };
         let Times { target_pass, draft_pass, branch_pass, target_rest, draft_rest, .. } = self.times;
-        let (rows, curve, rest) = match kind {
-            Kind::Verify => (server.verify_rows(), target_pass, target_rest),
-            Kind::Draft => (server.draft_rows(), draft_pass, draft_rest),
+        let (pass_s, rest) = match kind {
+            Kind::Verify => {
+                let (sessions, rows) = server.windows();
+                (target_pass.seconds(rows) + (sessions - 1) as f64 * self.times.target_session_s, target_rest)
+            }
+            Kind::Draft => (draft_pass.seconds(server.draft_rows()), draft_rest),
             Kind::Grow => {
                 let rows = server.growing.iter().map(|id| self.sessions[*id].draft.rows()).sum();
-                (rows, branch_pass, draft_rest)
+                (branch_pass.seconds(rows), draft_rest)
             }
         };
-        let longer_s = rest.seconds(server.waited_s(kind, self.clock.now_s()));
+        let rested_s = rest.seconds(server.waited_s(kind, self.clock.now_s()));
         let of = match (kind, self.world.placement) {
             (Kind::Draft | Kind::Grow, Placement::Apart) => at - self.world.targets,
             _ => at,
         };
-        let took_s = self.times.varied(curve.seconds(rows) + longer_s, server.lot(self.world.seed, of, kind));
-        server.begin(Pass { kind, took_s });
+        let took_s = self.times.varied(pass_s + rested_s, server.lot(self.world.seed, of, kind));
+        server.begin(kind, took_s);
         self.clock.schedule(self.clock.now_s() + took_s, Turn::Happens, Event::Passed(at));
     }
 
     fn passed(&mut self, at: usize) {
         let now_s = self.clock.now_s();
         let server = &mut self.servers[at];
-        let Some(Pass { kind, took_s }) = server.end(now_s) else { return };
+        let goes_on_s = server.goes_on_s();
+        if goes_on_s > 0.0 {
+            return self.clock.schedule(now_s + goes_on_s, Turn::Happens, Event::Passed(at));
+        }
+        let Some(Pass { kind, took_s, .. }) = server.end(now_s) else { return };
         match kind {
             Kind::Verify => {
                 for Verify { session, arrived_s, .. } in server.verified() {
@@ -353,6 +384,12 @@ impl Times {
 }
 
 impl World {
+    /// When a session begins, in seconds.
+    fn begin_s(&self, session: usize, times: &Times) -> f64 {
+        let of_target = self.sessions.div_ceil(self.targets);
+        (session / self.targets) as f64 / of_target as f64 * times.begin_s
+    }
+
     /// Runs to the end of all sessions.
     ///
     /// # Errors

@@ -17,6 +17,8 @@ pub(super) struct Server {
     pub(super) pass: Option<Pass>,
     /// Whether it is about to look for what waits.
     pub(super) wakes: bool,
+    /// Messages keep it from the next pass until then, in seconds.
+    handles_until_s: f64,
     /// Where one device has both models, they take turns.
     drafted_last: bool,
     /// The target's and the draft's so far, and when the last of each ended, in seconds.
@@ -64,6 +66,8 @@ pub(super) struct Drafting {
 pub(super) struct Pass {
     pub(super) kind: Kind,
     pub(super) took_s: f64,
+    /// By how much messages that came meanwhile make it longer than was foreseen, in seconds.
+    pub(super) longer_s: f64,
 }
 
 /// Whose pass it is.
@@ -110,8 +114,9 @@ impl Server {
         Some(kind)
     }
 
-    pub(super) fn verify_rows(&self) -> usize {
-        self.verifying.iter().map(|verify| verify.rows).sum()
+    /// Of how many sessions the next pass of the target is, and its rows.
+    pub(super) fn windows(&self) -> (usize, usize) {
+        (self.verifying.len(), self.verifying.iter().map(|verify| verify.rows).sum())
     }
 
     pub(super) fn draft_rows(&self) -> usize {
@@ -130,18 +135,39 @@ impl Server {
         now_s - self.ended_s[kind.model()]
     }
 
-    pub(super) fn begin(&mut self, pass: Pass) {
+    pub(super) fn begin(&mut self, kind: Kind, took_s: f64) {
         debug_assert!(self.pass.is_none(), "one pass after the other");
-        match pass.kind {
-            Kind::Verify => self.verifying_s += pass.took_s,
-            Kind::Draft | Kind::Grow => self.drafting_s += pass.took_s,
+        self.pass = Some(Pass { kind, took_s, longer_s: 0.0 });
+    }
+
+    /// A message takes so long of a pass under way, or keeps it from the next one until then.
+    pub(super) fn handle(&mut self, seconds: f64, until_s: f64) {
+        match &mut self.pass {
+            Some(pass) => pass.longer_s += seconds,
+            None => self.handles_until_s = until_s.max(self.handles_until_s + seconds),
         }
-        self.pass = Some(pass);
+    }
+
+    /// When it may begin a pass.
+    pub(super) fn handles_until_s(&self) -> f64 {
+        self.handles_until_s
+    }
+
+    /// By how much the pass that was to end now goes on.
+    pub(super) fn goes_on_s(&mut self) -> f64 {
+        let Some(pass) = &mut self.pass else { return 0.0 };
+        let longer_s = mem::take(&mut pass.longer_s);
+        pass.took_s += longer_s;
+        longer_s
     }
 
     /// The pass has ended.
     pub(super) fn end(&mut self, now_s: f64) -> Option<Pass> {
         let pass = self.pass.take()?;
+        match pass.kind {
+            Kind::Verify => self.verifying_s += pass.took_s,
+            Kind::Draft | Kind::Grow => self.drafting_s += pass.took_s,
+        }
         self.ended_s[pass.kind.model()] = now_s;
         Some(pass)
     }

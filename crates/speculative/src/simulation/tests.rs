@@ -16,6 +16,7 @@ const DRAFT_S: f64 = 0.2e-3;
 fn times() -> Times {
     Times {
         target_pass: PassCurve::new(vec![(1.0, STEP_S), (2.0, STEP_S + 0.1e-3)]).unwrap(),
+        target_session_s: 0.0,
         draft_pass: PassCurve::constant(DRAFT_S).unwrap(),
         branch_pass: PassCurve::constant(DRAFT_S).unwrap(),
         target_rest: RestCurve::default(),
@@ -23,6 +24,8 @@ fn times() -> Times {
         draft_around_s: 0.08e-3,
         target_around_s: 0.06e-3,
         coordinator_s: 0.02e-3,
+        handling_s: 0.0,
+        begin_s: 0.0,
         spread: 0.0,
     }
 }
@@ -235,6 +238,13 @@ fn what_cannot_be_is_named() {
     }
     let error = world().run(&Times { spread: -0.1, ..times() }).unwrap_err();
     assert_eq!(error.to_string(), "spread is -0.1, allowed: 0 to 2");
+    for (field, wrong) in [
+        ("target_session_s", Times { target_session_s: -1.0, ..times() }),
+        ("handling_s", Times { handling_s: f64::NAN, ..times() }),
+        ("begin_s", Times { begin_s: f64::INFINITY, ..times() }),
+    ] {
+        assert_eq!(world().run(&wrong).unwrap_err().field, field);
+    }
 }
 
 /// Small worlds of all kinds.

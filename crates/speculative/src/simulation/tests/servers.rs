@@ -33,6 +33,63 @@ fn sessions_of_a_target_share_its_passes() {
 }
 
 #[test]
+fn each_session_in_a_pass_of_the_target_costs() {
+    let times = Times { target_session_s: 0.02e-3, ..at_once() };
+    let outcome = with(0, crowd()).run(&times).unwrap();
+    assert_near(outcome.tokens_per_s, 64.0 / (times.target_pass.seconds(64) + 63.0 * 0.02e-3), 1e-9, "AR");
+}
+
+/// Messages that coordinator and target exchange all come between the passes of one session.
+#[test]
+fn a_coordinator_on_the_targets_device_keeps_it_from_no_pass_of_one_session() {
+    let alone = World { target_rtt: Distance::default(), tokens: 500, ..world() };
+    for gamma in [0, 4] {
+        let world = with(gamma, alone.clone());
+        let beside = Times { handling_s: times().target_around_s / 4.0, ..times() };
+        assert_near(world.run(&beside).unwrap().seconds, world.run(&times()).unwrap().seconds, 1e-9, "seconds");
+    }
+}
+
+/// It sends all windows before the next pass begins; elsewhere those of two sessions may miss each other for ever.
+#[test]
+fn windows_meet_in_a_pass_where_messages_go_first() {
+    let times = Times { begin_s: STEP_S, ..times() };
+    let two = with(0, World { sessions: 2, target_rtt: Distance::default(), tokens: 1000, ..world() });
+    let elsewhere = two.run(&times).unwrap();
+    assert_near(elsewhere.tokens_per_s, 1.0 / STEP_S, 0.01, "one after the other");
+    let here = two.run(&Times { handling_s: 0.015e-3, ..times.clone() }).unwrap();
+    // Both verdicts and both windows go before the pass.
+    let pass_s = times.target_pass.seconds(2) + 8.0 * 0.015e-3 + times.coordinator_s;
+    assert_near(here.tokens_per_s, 2.0 / pass_s, 0.02, "together");
+}
+
+#[test]
+fn messages_lengthen_a_pass_that_is_under_way() {
+    let world = World { branches: 16, draft_rtt: Distance::default(), target_rtt: Distance::default(), ..away(0.0) };
+    let (apart, handling_s) = (world.run(&times()).unwrap(), 0.02e-3);
+    let beside = world.run(&Times { handling_s, ..times() }).unwrap();
+    let branches = beside.branch_rows as f64 / 4.0 / beside.cycles as f64;
+    let longer_s = beside.cycle.target_compute_s - apart.cycle.target_compute_s;
+    assert!((0.7..1.1).contains(&(longer_s / (branches * handling_s))), "{longer_s} of {branches} branches");
+    assert_near(beside.targets_busy, beside.cycle.target_compute_s / beside.cycle.wall_s, 0.01, "busy");
+}
+
+/// Of sessions that begin one after the other, what all do together counts.
+#[test]
+fn what_comes_before_all_have_begun_is_of_fewer() {
+    let crowd = World { targets: 64, ..with(0, crowd()) };
+    let one_each = crowd.run(&at_once()).unwrap();
+    let late = World { targets: 1, sessions: 4, tokens: 8, ..with(0, crowd) };
+    let each = PassCurve::constant(0.1 * STEP_S).unwrap();
+    let times = Times { begin_s: 0.4 * STEP_S, target_pass: each, ..at_once() };
+    let outcome = late.run(&times).unwrap();
+    assert_near(one_each.tokens_per_s, 64.0 / STEP_S, 1e-9, "a target each");
+    // The last of the four begins after three passes; from then on each pass is of all.
+    assert_near(outcome.tokens_per_s, 4.0 / (0.1 * STEP_S), 1e-9, "together");
+    assert_near(outcome.seconds, 11.0 * 0.1 * STEP_S, 1e-9, "all of it");
+}
+
+#[test]
 fn servers_beside_each_other_share_the_sessions() {
     let one = World { sessions: 16, drafts: 16, ..crowd() }.run(&times()).unwrap();
     let four = World { targets: 4, ..crowd() }.run(&times()).unwrap();

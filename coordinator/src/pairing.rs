@@ -276,15 +276,17 @@ impl Pair {
         self.of_alike(request, |together| together.outlook.learn(cycle));
     }
 
-    /// Who is drafted for ahead waits less, and what is accepted depends on the coupling.
+    /// Who is drafted for ahead waits less, and what is accepted depends on the coupling and on what ends a proposal.
     fn of_alike<T>(&self, request: &Request, f: impl FnOnce(&mut Together) -> T) -> T {
         let mut outlooks = self.outlooks.lock().unwrap_or_else(PoisonError::into_inner);
-        f(outlooks.entry((request.branches > 0, request.coupling)).or_default())
+        let kind = (request.branches > 0, request.coupling, request.min_confidence.to_bits());
+        f(outlooks.entry(kind).or_default())
     }
 }
 
-/// By whether branches are drafted ahead, and by coupling.
-type Outlooks = HashMap<(bool, Coupling), Together>;
+/// By whether branches are drafted ahead, by coupling, and by the confidence below which proposals end, which are a service's or a
+/// study's own: there are few.
+type Outlooks = HashMap<(bool, Coupling, u32), Together>;
 
 /// Requests that choose γ together.
 #[derive(Debug, Default)]

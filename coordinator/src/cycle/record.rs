@@ -15,7 +15,10 @@ use telemetry::{
 };
 
 use super::Request;
-use crate::{Pair, PairRoofs, link::Anticipation};
+use crate::{
+    Pair, PairRoofs,
+    link::{Anticipation, AnticipationOutcome},
+};
 
 /// One side's part of a cycle, split so that `compute + queue + network` is its round trip.
 #[derive(Clone, Copy, Debug, Default)]
@@ -194,16 +197,25 @@ impl Cycle {
             compute_s: leg.compute.as_secs_f64(),
             around_s: (leg.network + leg.queue).as_secs_f64(),
         };
+        let has_changed = before.is_none_or(|before| before.wanted != self.wanted);
+        let ended_early = self.gamma < self.wanted
+            && match self.anticipation.map(|anticipation| anticipation.outcome) {
+                // It may have been drafted when fewer were wanted.
+                Some(AnticipationOutcome::Hit | AnticipationOutcome::LateHit) => !has_changed,
+                _ => self.draft.is_some_and(|leg| !leg.compute.is_zero()),
+            };
+        let waited = self.draft.filter(|_| self.gamma > 0 || ended_early);
         Observed {
             sessions: self.sessions,
             wanted: self.wanted,
             gamma: self.gamma,
+            ended_early,
             accepted: self.accepted,
             // A late hit tells nothing of what the draft takes.
             draft: self.draft.filter(|leg| self.gamma > 0 && !leg.compute.is_zero()).map(drafted),
-            waited_s: self.draft.filter(|_| self.gamma > 0).map_or(0.0, |leg| leg.round_trip().as_secs_f64()),
+            waited_s: waited.map_or(0.0, |leg| leg.round_trip().as_secs_f64()),
             is_cold: ahead && before.is_none_or(|before| before.wanted == 0),
-            has_changed: before.is_none_or(|before| before.wanted != self.wanted),
+            has_changed,
             verdict_s: (self.target.round_trip() + self.coordinator()).as_secs_f64(),
         }
     }

@@ -81,6 +81,8 @@ pub struct Observed {
     pub wanted: usize,
     /// Tokens that were proposed.
     pub gamma: usize,
+    /// Whether they are fewer than were wanted because the draft ended the proposal: it was not sure enough, or had nothing to propose.
+    pub ended_early: bool,
     /// Tokens of them that were accepted.
     pub accepted: usize,
     /// The draft's part, where it was asked for what it proposed.
@@ -140,7 +142,7 @@ impl Outlook {
             self.draft_step_s.learn_time(compute_s / gamma as f64);
             self.draft_around_s.learn_time(around_s);
         }
-        self.survival.learn(gamma, cycle.accepted);
+        self.survival.learn(gamma, cycle.accepted, cycle.ended_early);
         if cycle.sessions > 0 {
             self.load(cycle.sessions).learn(cycle);
         }

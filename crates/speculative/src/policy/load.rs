@@ -150,7 +150,9 @@ impl Default for Load {
 
 impl Load {
     pub(super) fn learn(&mut self, cycle: &Observed) {
-        let Observed { sessions, wanted, gamma, waited_s, is_cold, has_changed, mut verdict_s, .. } = *cycle;
+        let Observed { sessions, wanted, waited_s, is_cold, has_changed, mut verdict_s, .. } = *cycle;
+        // A proposal that the draft has ended is what asking for so many brings, and costs.
+        let gamma = if cycle.ended_early { wanted } else { cycle.gamma };
         let weight = 1.0 / sessions as f64;
         self.since_trial += 1;
         self.since_trial_s.iter_mut().for_each(|since_s| *since_s += verdict_s + waited_s);

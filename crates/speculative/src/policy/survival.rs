@@ -12,7 +12,7 @@ const PRIOR_PROPOSALS: f64 = 2.0;
 /// For how many proposals the acceptance of all places counts at each place of the window.
 const POOLED_PROPOSALS: f64 = 16.0;
 
-/// Of each place of the window, how often what was proposed there was accepted.
+/// Of each place of the window, how often what was wanted there was proposed and accepted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Survival([Place; MOST_GAMMA]);
 
@@ -24,8 +24,10 @@ struct Place {
 }
 
 impl Survival {
-    pub(super) fn learn(&mut self, gamma: usize, accepted: usize) {
-        for (place, seen) in self.0[..gamma].iter_mut().enumerate().take(accepted + 1) {
+    /// A proposal of γ tokens; of one that `ended_early` the next place brings nothing as well.
+    pub(super) fn learn(&mut self, gamma: usize, accepted: usize, ended_early: bool) {
+        let wanted = gamma + usize::from(ended_early);
+        for (place, seen) in self.0.iter_mut().enumerate().take(wanted.min(accepted + 1)) {
             seen.reached = MEMORY * seen.reached + 1.0;
             seen.accepted = MEMORY * seen.accepted + f64::from(u8::from(place < accepted));
         }

@@ -72,6 +72,7 @@ impl World {
                 sessions,
                 wanted: gamma,
                 gamma,
+                ended_early: false,
                 accepted,
                 draft,
                 waited_s,
@@ -90,6 +91,7 @@ const ALONE: Observed = Observed {
     sessions: 1,
     wanted: 0,
     gamma: 0,
+    ended_early: false,
     accepted: 0,
     draft: None,
     waited_s: 0.0,
@@ -435,4 +437,45 @@ fn it_finds_the_last_one_before_a_step() {
         outlook.learn(&Observed { wanted: gamma, gamma, accepted, draft, verdict_s: takes(gamma), ..ALONE });
     }
     assert!(seen[5] > 4000, "{seen:?}");
+}
+
+/// A draft that is never sure enough of `sure` tokens and one more, each of which takes 0.3 of what a verdict does, the question to
+/// it as long: the rate over plain decoding, and the share of cycles that wanted something.
+fn with_a_floor(sure: usize, accepted: impl Fn(usize) -> usize) -> (f64, f64) {
+    let mut outlook = Outlook::new();
+    let (mut emitted, mut time_s, mut asked, mut before) = (0, 0.0, 0, 0);
+    const CYCLES: usize = 5000;
+    for _ in 0..CYCLES {
+        let wanted = outlook.gamma(1, MOST_GAMMA);
+        let gamma = wanted.min(sure);
+        let accepted = accepted(gamma);
+        let waited_s = if wanted > 0 { 0.3 * (2 + gamma) as f64 } else { 0.0 };
+        let draft = (gamma > 0).then_some(Drafted { compute_s: 0.3 * (1 + gamma) as f64, around_s: 0.3 });
+        asked += usize::from(wanted > 0);
+        emitted += 1 + accepted;
+        time_s += 1.0 + waited_s;
+        let (ended_early, has_changed) = (gamma < wanted, wanted != before);
+        let cycle =
+            Observed { wanted, gamma, ended_early, accepted, draft, waited_s, has_changed, verdict_s: 1.0, ..ALONE };
+        outlook.learn(&cycle);
+        before = wanted;
+    }
+    (emitted as f64 / time_s, asked as f64 / CYCLES as f64)
+}
+
+/// With a confidence floor it may end each proposal before it begins, and is waited for all the same.
+#[test]
+fn a_draft_that_proposes_nothing_is_seldom_asked() {
+    let (over_plain, asked) = with_a_floor(0, |_| 0);
+    assert!(over_plain > 0.97 && asked < 0.05, "{over_plain} of plain decoding, {asked} of the cycles asked");
+}
+
+/// What it is sure of may be worth the wait, and that it ends there costs no more than it costs.
+#[test]
+fn a_draft_that_ends_its_proposals_is_asked_where_they_pay() {
+    let (over_plain, asked) = with_a_floor(3, |gamma| gamma);
+    // Four tokens in 2.5 verdicts.
+    assert!((1.5..=1.6).contains(&over_plain) && asked > 0.9, "{over_plain} of plain decoding, {asked} asked");
+    let (over_plain, asked) = with_a_floor(3, |_| 0);
+    assert!(over_plain > 0.97 && asked < 0.05, "{over_plain} of plain decoding, {asked} asked");
 }

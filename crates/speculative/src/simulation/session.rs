@@ -64,6 +64,7 @@ impl Cycle {
             sessions: self.sessions,
             wanted: self.wanted,
             gamma: self.proposed,
+            ended_early: false,
             accepted,
             // A late hit tells nothing of what the draft takes.
             draft: self.draft.filter(|leg| leg.compute_s > 0.0).map(drafted),

@@ -47,5 +47,5 @@ const HOW: &str = "What is measured once, near, says what happens far away and w
   outrider simulate distance.toml --fit distance     the same on a virtual clock, beside what was measured
   outrider simulate many.toml --fit distance --drafts 500 --targets 500
 
-The times of passes, of what is around messages and of acceptance come from the study's shortest distance with one session;
+The times of passes, of what is around messages and of acceptance come from the study's shortest distance;
 fit.json in the output has them, to be changed and given back with --fit.";

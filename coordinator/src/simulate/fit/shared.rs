@@ -65,7 +65,7 @@ pub(super) fn target_pass(
     let longer_s =
         comparable.map(|pass| (pass.seconds - between(&curve, pass.rows)) / (pass.sessions - 1.0)).collect::<Vec<_>>();
     let session_s = mean(&longer_s).unwrap_or(0.0).max(0.0);
-    let of_one = |pass: &Pass| (pass.rows, pass.seconds - session_s * (pass.sessions - 1.0));
+    let of_one = |pass: &Pass| (pass.rows, (pass.seconds - session_s * (pass.sessions - 1.0)).max(0.0));
     let beyond = passes.iter().filter(|pass| pass.rows > most_rows).map(of_one);
     Ok((rising(alone.into_iter().chain(beyond).collect()), session_s))
 }
@@ -85,7 +85,7 @@ pub(super) fn draft_pass(step_s: f64, beside_s: f64, several: &[&Cell]) -> Optio
     });
     let shared: Vec<(f64, f64)> = shared.collect();
     let most = shared.iter().map(|(others, _)| *others).fold(0.0, f64::max);
-    let (session_s, _) = line(&shared);
+    let session_s = line(&shared).0.max(0.0);
     (most > 0.0).then(|| vec![(1.0, step_s), (1.0 + most, step_s + session_s * most)])
 }
 

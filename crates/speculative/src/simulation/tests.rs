@@ -265,8 +265,12 @@ fn worlds() -> impl Strategy<Value = World> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn every_session_gets_its_tokens(world in worlds(), spread in 0.0..0.5) {
-        let outcome = world.run(&Times { spread, ..times() }).unwrap();
+    fn every_session_gets_its_tokens(
+        world in worlds(),
+        (spread, handling_s, begin_s) in (0.0..0.5, prop_oneof![Just(0.0), 0.0..1e-3], 0.0..4e-3),
+    ) {
+        let outcome = world.run(&Times { spread, handling_s, begin_s, ..times() }).unwrap();
+        prop_assert!(outcome.tokens_per_s > 0.0);
         prop_assert_eq!(outcome.tokens, outcome.cycles + outcome.acceptance.accepted());
         prop_assert!(outcome.hits + outcome.late_hits + outcome.misses <= outcome.acceptance.drafts());
         prop_assert!(outcome.wasted_branch_rows <= outcome.branch_rows);

@@ -5,7 +5,7 @@ use model::{EmbeddedModel, Limits, Worker};
 use outrider_tests::cluster::{
     Embedded, Node, alone, another_tokenizer_target, assert_same, request, run, sampled, worker,
 };
-use speculative::{Penalties, Sampling};
+use speculative::{Penalties, Sampling, policy::Gamma};
 
 fn proposed(run: &Run) -> (u64, u64) {
     (run.acceptance.proposed(), run.acceptance.accepted())
@@ -58,6 +58,18 @@ async fn a_draft_that_is_unsure_proposes_less() {
             before = Some((proposed, rate));
         }
     }
+}
+
+/// A draft that is never sure enough costs what is waited for it: `auto` asks it now and then.
+#[tokio::test]
+async fn a_draft_that_is_never_sure_is_seldom_asked() {
+    let embedded = Embedded::start().await;
+    let asked = Request { gamma: Gamma::Auto, min_confidence: 1.0, ..request("ROMEO:", sampled(1.2, 63), 400, 8) };
+    let expected = run(&embedded.pair, &alone(&asked)).await;
+    let seen = run(&embedded.pair, &asked).await;
+    assert_same(&seen, &expected, "never sure");
+    let wanted = seen.cycles.iter().filter(|cycle| cycle.wanted > 0).count();
+    assert!((1..seen.cycles.len() / 5).contains(&wanted), "asked in {wanted} of {} cycles", seen.cycles.len());
 }
 
 /// Ids are all that it needs: it pairs with a target of any tokenizer.

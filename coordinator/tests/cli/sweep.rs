@@ -218,9 +218,19 @@ fn a_simulation_predicts_what_a_study_measured_and_can_be_repeated() {
     assert_eq!(first["findings"]["cells"].as_array().map(Vec::len), Some(CELLS));
     assert_eq!(first["findings"]["pairs"].as_array().map(Vec::len), Some(1), "one pair, fitted at two temperatures");
     assert_eq!(first["findings"]["theory"].as_array().map(Vec::len), Some(2 * 3));
-    // What it was fitted to is not predicted: AR and γ 2 near, and γ 2 co-located, with one session, at both temperatures.
+    // What it was fitted to is not predicted: AR and γ 2 near with one session and with two, and γ 2 co-located with one, at both
+    // temperatures.
+    let seen: Value = serde_json::from_slice(&fs::read(measured.join("study.json")).expect("findings")).expect("JSON");
+    for cell in seen["cells"].as_array().expect("cells") {
+        if cell["sessions"] == 1 {
+            assert_eq!(cell["target"]["others_rows"], 0, "alone: {cell}");
+        }
+        let ahead = &cell["anticipation"];
+        let (rows, drafting_s) = (ahead["rows"].as_u64(), ahead["drafting_s"].as_f64());
+        assert_eq!(rows > Some(0), drafting_s > Some(0.0), "what rows of branches took: {ahead}");
+    }
     let predicted = first["prediction"]["cells"].as_array().expect("cells");
-    assert_eq!(predicted.len(), CELLS - 2 * 3);
+    assert_eq!(predicted.len(), CELLS - 2 * 5);
     assert!(predicted.iter().all(|cell| cell["ratio"].as_f64() > Some(0.0)), "{predicted:?}");
     let breaks = first["breaks"].as_array().expect("breaks");
     assert_eq!(breaks.len(), 2 * 2, "each temperature and number of sessions");

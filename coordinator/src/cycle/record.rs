@@ -197,12 +197,14 @@ impl Cycle {
             compute_s: leg.compute.as_secs_f64(),
             around_s: (leg.network + leg.queue).as_secs_f64(),
         };
+        // A late hit tells nothing of what the draft takes.
+        let answered = self.draft.filter(|leg| !leg.compute.is_zero());
         let has_changed = before.is_none_or(|before| before.wanted != self.wanted);
         let ended_early = self.gamma < self.wanted
             && match self.anticipation.map(|anticipation| anticipation.outcome) {
                 // It may have been drafted when fewer were wanted.
                 Some(AnticipationOutcome::Hit | AnticipationOutcome::LateHit) => !has_changed,
-                _ => self.draft.is_some_and(|leg| !leg.compute.is_zero()),
+                _ => answered.is_some(),
             };
         let waited = self.draft.filter(|_| self.gamma > 0 || ended_early);
         Observed {
@@ -211,8 +213,7 @@ impl Cycle {
             gamma: self.gamma,
             ended_early,
             accepted: self.accepted,
-            // A late hit tells nothing of what the draft takes.
-            draft: self.draft.filter(|leg| self.gamma > 0 && !leg.compute.is_zero()).map(drafted),
+            draft: answered.filter(|_| self.gamma > 0).map(drafted),
             waited_s: waited.map_or(0.0, |leg| leg.round_trip().as_secs_f64()),
             is_cold: ahead && before.is_none_or(|before| before.wanted == 0),
             has_changed,

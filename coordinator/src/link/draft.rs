@@ -189,7 +189,7 @@ impl DraftLink {
         let deadline = self.patience.deadline(asked.gamma);
         let foreseen = stream.foreseen(&asked.tokens, self.wish.branches).await?;
         let foreseen = foreseen.and_then(|branch| self.honest_branch(asked, branch));
-        let (is_expected, mut cost) = (stream.ahead.is_expected(), stream.ahead.cost());
+        let (is_expected, mut cost) = (stream.ahead.is_expected(), stream.ahead.take_cost());
         let propose = Propose {
             cycle: asked.cycle,
             base_len: asked.base_len as u32,
@@ -220,7 +220,7 @@ impl DraftLink {
                 self.patience.kept();
                 // It was drafted before it was asked for: all of the wait is the way of it.
                 let leg = Leg { wire_bytes: (asked_bytes + branch.encoded_len()) as u64, ..Leg::waited(sent) };
-                cost += stream.ahead.cost();
+                cost += stream.ahead.take_cost();
                 let anticipation = Some(Anticipation::of(AnticipationOutcome::LateHit, Some(&branch), cost));
                 stream.adopted(asked, &branch);
                 let tokens = self.honest_branch(asked, branch).map(|branch| branch.tokens).unwrap_or_default();

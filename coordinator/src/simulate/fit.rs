@@ -206,10 +206,11 @@ impl FittedTimes {
     fn of(findings: &Findings, facts: &PairFacts, temperature: f64, plan: &Plan) -> Result<Self, UnusableFit> {
         let pair = &facts.name;
         let lacks = |lacks| UnusableFit::Lacks { pair: pair.clone(), temperature, lacks };
-        let alone = |cell: &&Cell| (&cell.pair, cell.temperature, cell.sessions) == (pair, temperature, 1);
-        let here = |cell: &&Cell| alone(cell) && cell.placement == Placement::Distributed;
-        let nearest_s = findings.cells.iter().filter(here).map(|cell| cell.rtt_s).fold(f64::INFINITY, f64::min);
-        let near: Vec<&Cell> = findings.cells.iter().filter(here).filter(|cell| cell.rtt_s == nearest_s).collect();
+        let cells = findings.cells.iter().filter(|cell| (&cell.pair, cell.temperature) == (pair, temperature));
+        let alone = |cell: &&Cell| cell.sessions == 1;
+        let here = cells.clone().filter(|cell| cell.placement == Placement::Distributed);
+        let nearest_s = here.clone().filter(alone).map(|cell| cell.rtt_s).fold(f64::INFINITY, f64::min);
+        let (near, several): (Vec<&Cell>, Vec<&Cell>) = here.filter(|cell| cell.rtt_s == nearest_s).partition(alone);
         let ar = near.iter().find(|cell| cell.is_ar()).ok_or_else(|| lacks("no AR"))?;
         let fixed: Vec<(f64, &Cell)> = near.iter().filter_map(|cell| Some((cell.in_turn()? as f64, *cell))).collect();
         if fixed.is_empty() {
@@ -218,15 +219,9 @@ impl FittedTimes {
         let target = [(1.0, ar)].into_iter().chain(fixed.iter().map(|(gamma, cell)| (gamma + 1.0, cell)));
         let alone_pass = rising(target.filter_map(|(rows, cell)| Some((rows, cell.cycle.target_compute_s?))).collect());
         let handling_s = shared::handling_s(&near);
-        let of_pair = |cell: &&Cell| (&cell.pair, cell.temperature) == (pair, temperature);
-        let several =
-            findings.cells.iter().filter(of_pair).filter(|cell| {
-                cell.sessions > 1 && cell.placement == Placement::Distributed && cell.rtt_s == nearest_s
-            });
-        let several: Vec<&Cell> = several.filter(|cell| cell.is_ar() || cell.in_turn().is_some()).collect();
         let drafting = |cell: &Cell| Some((cell.in_turn()? as f64, cell.cycle.draft_compute_s?));
         let (step_s, beside_s) = line(&fixed.iter().filter_map(|(_, cell)| drafting(cell)).collect::<Vec<_>>());
-        let near_target = findings.cells.iter().filter(alone).filter(|cell| cell.placement == Placement::CoLocated);
+        let near_target = cells.filter(alone).filter(|cell| cell.placement == Placement::CoLocated);
         let near_target: Vec<(f64, f64)> = near_target.filter_map(drafting).collect();
         let colocated_step_s = if near_target.is_empty() { step_s } else { line(&near_target).0 };
         // Where it was not measured: rows of several proposals share a pass of the draft as those of a window share the target's.

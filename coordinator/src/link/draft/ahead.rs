@@ -105,7 +105,7 @@ impl Ahead {
     }
 
     /// What has come since this was asked last cost.
-    pub(super) fn cost(&mut self) -> BranchCost {
+    pub(super) fn take_cost(&mut self) -> BranchCost {
         mem::take(&mut self.cost)
     }
 

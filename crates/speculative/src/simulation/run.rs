@@ -299,7 +299,7 @@ impl Run<'_> {
 
     /// Begins the next pass.
     fn wake(&mut self, at: usize) {
-        let handles_until_s = self.servers[at].handles_until_s();
+        let handles_until_s = self.servers[at].handles_until_s;
         if handles_until_s > self.clock.now_s() {
             return self.clock.schedule(handles_until_s, Turn::Decided, Event::Wake(at));
         }

@@ -18,7 +18,7 @@ pub(super) struct Server {
     /// Whether it is about to look for what waits.
     pub(super) wakes: bool,
     /// Messages keep it from the next pass until then, in seconds.
-    handles_until_s: f64,
+    pub(super) handles_until_s: f64,
     /// Where one device has both models, they take turns.
     drafted_last: bool,
     /// The target's and the draft's so far, and when the last of each ended, in seconds.
@@ -67,7 +67,7 @@ pub(super) struct Pass {
     pub(super) kind: Kind,
     pub(super) took_s: f64,
     /// By how much messages that came meanwhile make it longer than was foreseen, in seconds.
-    pub(super) longer_s: f64,
+    longer_s: f64,
 }
 
 /// Whose pass it is.
@@ -146,11 +146,6 @@ impl Server {
             Some(pass) => pass.longer_s += seconds,
             None => self.handles_until_s = until_s.max(self.handles_until_s + seconds),
         }
-    }
-
-    /// When it may begin a pass.
-    pub(super) fn handles_until_s(&self) -> f64 {
-        self.handles_until_s
     }
 
     /// By how much the pass that was to end now goes on.

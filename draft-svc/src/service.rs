@@ -59,7 +59,8 @@ impl Role for Drafting {
         let Branch { id, parent, accepted, final_token, tokens, confidences, cost } = branch;
         let (told, accepted) = (Some(wire::branch_cost(&cost)), accepted as u32);
         let branch = v1::Branch { id, parent, accepted, final_token, tokens, confidences, cost: told };
-        Ok(session::Unasked { response: respond(draft_session_response::Message::Branch(branch)), id, cost })
+        let response = respond(draft_session_response::Message::Branch(branch));
+        Ok(session::Unasked { response, id, cost, is_followed: self.0.has_branches() })
     }
 
     async fn answer(

@@ -64,18 +64,12 @@ async fn a_draft_that_is_unsure_proposes_less() {
 #[tokio::test]
 async fn a_draft_that_is_never_sure_is_seldom_asked() {
     let embedded = Embedded::start().await;
-    let mut shares = Vec::new();
-    for seed in 63..68 {
-        let sampling = sampled(1.2, seed);
-        let asked = Request { gamma: Gamma::Auto, min_confidence: 1.0, ..request("ROMEO:", sampling, 400, 8) };
-        let expected = run(&embedded.pair, &alone(&asked)).await;
-        let seen = run(&embedded.pair, &asked).await;
-        assert_same(&seen, &expected, "never sure");
-        let wanted = seen.cycles.iter().filter(|cycle| cycle.wanted > 0).count();
-        shares.push(wanted as f64 / seen.cycles.len() as f64);
-    }
-    // Where the machine was busy while it first decoded plainly, that seems slow until it is tried again.
-    assert!(shares.iter().any(|share| *share < 0.2), "asked in these shares of the cycles: {shares:?}");
+    let asked = Request { gamma: Gamma::Auto, min_confidence: 1.0, ..request("ROMEO:", sampled(1.2, 63), 400, 8) };
+    let expected = run(&embedded.pair, &alone(&asked)).await;
+    let seen = run(&embedded.pair, &asked).await;
+    assert_same(&seen, &expected, "never sure");
+    let wanted = seen.cycles.iter().filter(|cycle| cycle.wanted > 0).count();
+    assert!((1..seen.cycles.len() / 5).contains(&wanted), "asked in {wanted} of {} cycles", seen.cycles.len());
 }
 
 /// Ids are all that it needs: it pairs with a target of any tokenizer.

@@ -85,6 +85,8 @@ pub struct Unasked<R> {
     pub id: u64,
     /// What it cost.
     pub cost: BranchCost,
+    /// Whether another one follows at once.
+    pub is_followed: bool,
 }
 
 /// Starts the session of a stream and returns its answers; its headers go out now.
@@ -169,16 +171,20 @@ async fn next<R: Role>(
         // Nothing is prepared for a peer that does not read.
         let unasked = async {
             let place = outbox.reserve().await.map_err(|_| Status::cancelled("the peer has gone"))?;
-            let Unasked { response, id, cost } = role.ahead().await?;
+            let Unasked { response, id, cost, is_followed } = role.ahead().await?;
             place.send(Ok(response));
-            Ok::<_, Status>((id, cost))
+            Ok::<_, Status>((id, cost, is_followed))
         };
         tokio::select! {
             biased;
             request = requests.message() => return request,
             sent = unasked => {
-                let (id, cost) = sent?;
+                let (id, cost, is_followed) = sent?;
                 desk.file_branch(id, cost);
+                // What grew together is written together: it wakes the peer once.
+                if is_followed {
+                    continue;
+                }
             }
             () = &mut silence => {
                 let problem = format!("no message within idle_timeout, allowed: {} s", limit.as_secs_f64());

@@ -180,6 +180,11 @@ impl Anticipation {
         self.harvest(lane).await.map(Next::Held)
     }
 
+    /// Whether [`Self::next`] has a branch at once.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     /// Begins the next round, if there is one.
     fn begin(&mut self, worker: &Worker, lane: &mut Lane, bounds: Bounds) -> bool {
         let left = self.credit.saturating_sub(self.tree.branches());

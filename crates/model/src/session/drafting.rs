@@ -193,6 +193,11 @@ impl DraftSession {
         }
     }
 
+    /// Whether [`Self::ahead`] has a branch at once: of those that grew together.
+    pub fn has_branches(&self) -> bool {
+        self.anticipation.has_unsent()
+    }
+
     /// Committed tokens.
     pub fn base_len(&self) -> usize {
         self.rules.base_len()

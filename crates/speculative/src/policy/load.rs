@@ -282,7 +282,9 @@ impl Load {
     /// What each γ promises.
     pub(super) fn rates(&self, expected: &[f64; MOST_GAMMA + 1], sessions: usize) -> Rates {
         let times = self.times();
-        let cycle_s = std::array::from_fn(|gamma| times.cycle_s(gamma));
+        let mut cycle_s: [f64; MOST_GAMMA + 1] = std::array::from_fn(|gamma| times.cycle_s(gamma));
+        // To propose nothing takes no longer than to propose something: where it seems to, the machine was busy when it was seen.
+        cycle_s[0] = cycle_s.into_iter().fold(f64::INFINITY, f64::min);
         Rates {
             cycle_s,
             by_gamma: std::array::from_fn(|gamma| expected[gamma] / cycle_s[gamma]),

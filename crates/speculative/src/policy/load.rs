@@ -151,7 +151,7 @@ impl Default for Load {
 impl Load {
     pub(super) fn learn(&mut self, cycle: &Observed) {
         let Observed { sessions, wanted, waited_s, is_cold, has_changed, mut verdict_s, .. } = *cycle;
-        // A proposal that the draft has ended is what asking for so many brings, and costs.
+        // A draft that has ended its proposal was waited for as one that is asked for so many is; its verdict is of what it proposed.
         let gamma = if cycle.ended_early { wanted } else { cycle.gamma };
         let weight = 1.0 / sessions as f64;
         self.since_trial += 1;
@@ -180,7 +180,7 @@ impl Load {
             return;
         }
         self.longest = self.longest.max(gamma);
-        let rows = 1 + gamma;
+        let rows = 1 + cycle.gamma;
         let usual_s = self.verdict.fitted().map_or(0.0, |verdict| verdict.seconds(rows as f64));
         if usual_s > 0.0 {
             let pace = self.pace.get_or(1.0);
@@ -282,9 +282,7 @@ impl Load {
     /// What each γ promises.
     pub(super) fn rates(&self, expected: &[f64; MOST_GAMMA + 1], sessions: usize) -> Rates {
         let times = self.times();
-        let mut cycle_s: [f64; MOST_GAMMA + 1] = std::array::from_fn(|gamma| times.cycle_s(gamma));
-        // To propose nothing takes no longer than to propose something: where it seems to, the machine was busy when it was seen.
-        cycle_s[0] = cycle_s.into_iter().fold(f64::INFINITY, f64::min);
+        let cycle_s = std::array::from_fn(|gamma| times.cycle_s(gamma));
         Rates {
             cycle_s,
             by_gamma: std::array::from_fn(|gamma| expected[gamma] / cycle_s[gamma]),

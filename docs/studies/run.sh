@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One of the studies of docs/study.md: docs/studies/run.sh distance|grown|gamma|device [DIR]
+# One of the studies of docs/study.md: docs/studies/run.sh distance|grown|gamma|device [DIR [PROCESSOR]]
 #
-# The draft has processor 1 for itself; the target, the draft that is co-located with it and the coordinator share processor 0,
-# where the coordinator comes first if it may (root, or a limit on real-time priority): else what the draft sends while the
-# target computes waits until it is done, and comes from farther away than it does.
+# The draft is on processor 1, the target and the draft that is co-located with it on processor 0. The coordinator shares the
+# target's, or the draft's if PROCESSOR is 1, and comes first there if it may (root, or a limit on real-time priority): else what
+# the draft sends while the target computes waits until it is done, and comes from farther away than it does.
 # Neither processor goes to sleep: one that wakes up again is slower for a while, which is no part of the question.
 # Breaking off loses the round under way; the same command goes on.
 set -euo pipefail
@@ -12,6 +12,7 @@ cd "$(dirname "$0")/../.."
 name=${1:?which study: distance, grown, gamma or device}
 plan=docs/studies/$name.toml
 output=${2:-target/studies/$name}
+coordinator=${3:-0}
 
 cargo build --release --locked -p coordinator -p draft-svc -p target-svc
 bin=target/release
@@ -54,4 +55,4 @@ sleep 0.1
 kill -0 "${pids[@]:(-2)}" || { echo "the processors cannot be kept awake" >&2; exit 1; }
 first=(chrt --fifo 1)
 "${first[@]}" true 2>/dev/null || { first=(); echo "the coordinator does not come first: branches will be late" >&2; }
-taskset -c 0 "${first[@]}" "$bin/outrider" study "$plan" --output "$output"
+taskset -c "$coordinator" "${first[@]}" "$bin/outrider" study "$plan" --output "$output"

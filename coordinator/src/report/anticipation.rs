@@ -20,7 +20,7 @@ pub struct Anticipated {
     pub rows: u64,
     /// Those of branches that were never verified.
     pub wasted_rows: u64,
-    /// What the draft took for all of these rows, in seconds.
+    /// What the draft took for all of these rows, in seconds; 0 of what was simulated.
     pub drafting_s: f64,
     /// Median wall of the cycles whose proposal was a hit: no draft is in them.
     pub median_hit_cycle_s: Option<f64>,

@@ -45,16 +45,20 @@ pub struct Prediction {
 
 impl Prediction {
     /// Of the cells that `simulated` and `measured` both have. What was fitted to are those that drafted in turn where the draft was
-    /// nearest, and AR beside them, and those of one session that did so co-located.
+    /// nearest to one session, and AR beside them, those of one session that went ahead there, and those of one that drafted in turn
+    /// co-located.
     pub fn of(simulated: &Findings, measured: &Findings) -> Self {
         let fitted_to = |cell: &Cell| {
             let like = |other: &&Cell| {
-                (&other.pair, other.temperature, other.placement)
-                    == (&cell.pair, cell.temperature, Placement::Distributed)
+                (&other.pair, other.temperature, other.placement, other.sessions)
+                    == (&cell.pair, cell.temperature, Placement::Distributed, 1)
             };
             let nearest_s = measured.cells.iter().filter(like).map(|cell| cell.rtt_s).fold(f64::INFINITY, f64::min);
+            let is_ahead = cell.anticipation.is_some() && cell.sessions == 1;
             match cell.placement {
-                Placement::Distributed => cell.rtt_s == nearest_s && (cell.is_ar() || cell.in_turn().is_some()),
+                Placement::Distributed => {
+                    cell.rtt_s == nearest_s && (cell.is_ar() || cell.in_turn().is_some() || is_ahead)
+                }
                 Placement::CoLocated => cell.sessions == 1 && cell.in_turn().is_some(),
             }
         };

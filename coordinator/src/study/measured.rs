@@ -150,3 +150,27 @@ fn tokens_per_s(runs: &[Run]) -> f64 {
     let tokens: f64 = runs.iter().map(within).sum();
     if end > begin { tokens / seconds(begin, end) } else { 0.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn forwards_of_all_cycles_add_up_with_the_rows_of_others_in_them() {
+        let leg = |others_rows| Leg {
+            forward: Duration::from_millis(250),
+            work: Work { flops: 3, bytes: 5 },
+            others_rows,
+            ..Leg::default()
+        };
+        // One that forwarded nothing has no part in it.
+        let legs = [leg(4), Leg { work: Work::default(), ..leg(100) }, leg(2)];
+        let seen = Forwards::over(legs.iter()).unwrap();
+        assert_eq!((seen.flops, seen.bytes, seen.seconds, seen.others_rows), (6.0, 10.0, 0.5, 6));
+        let twice = seen.with(seen);
+        assert_eq!((twice.flops, twice.bytes, twice.seconds, twice.others_rows), (12.0, 20.0, 1.0, 12));
+        assert!(Forwards::over([Leg::default()].iter()).is_none());
+    }
+}

@@ -32,7 +32,7 @@ use crate::{Host, wire};
 /// A stream that has not opened its session by then is ended.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers that may wait for a peer that reads slowly.
+/// Answers that may wait for a peer that reads slowly; all branches that grow together have room.
 const OUTBOX: usize = 4;
 
 /// Spans of shared forwards that are kept: more than one pass has sessions.

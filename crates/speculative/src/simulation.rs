@@ -13,7 +13,7 @@
 //!   has not seen yet in the first), or, where nobody waits, a row of each branch that grows. A model that has made no pass for
 //!   long takes longer once.
 //! - Where the coordinator shares the target's device, messages go before passes: each lengthens the pass that is under way, or
-//!   keeps the next one from beginning until it is sent and taken in.
+//!   keeps the next one from beginning until it is sent and taken in. Branches that grew together come at once.
 //! - A proposal of γ tokens is γ passes of the draft. A draft that was interrupted goes on at the end of a pass, at once.
 //! - Co-located drafts use the devices of their targets, in turn with them, and no network lies between the two.
 //! - Whether a token is accepted is decided by its session and position, and by its place in the window where acceptance differs
@@ -116,8 +116,8 @@ pub struct Times {
     pub target_around_s: f64,
     /// The coordinator's own part of a cycle, in seconds.
     pub coordinator_s: f64,
-    /// What a message that coordinator or target send or take in keeps the target's device from its passes, in seconds; 0 where the
-    /// coordinator has a device of its own.
+    /// What a message that coordinator, target or a co-located draft send or take in keeps the target's device from its passes, in
+    /// seconds; 0 where the coordinator has a device of its own.
     pub handling_s: f64,
     /// Sessions of a target begin evenly within so many seconds, less than what all take; 0 is at once.
     pub begin_s: f64,

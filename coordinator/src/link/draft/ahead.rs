@@ -142,3 +142,24 @@ impl Ahead {
         self.branches.retain(|(parent, ..), _| below(*parent));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn branches_share_what_their_round_took() {
+        let branch = |rows, batch_rows| {
+            let cost = Cost { server_ns: 1_000_000, rows, batch_rows, ..Cost::default() };
+            Branch { cost: Some(cost), ..Branch::default() }
+        };
+        let mut sum = BranchCost::default();
+        for (rows, batch_rows) in [(3, 12), (3, 12), (6, 12)] {
+            sum += BranchCost::of(&branch(rows, batch_rows));
+        }
+        assert_eq!(sum, BranchCost { rows: 12, seconds: 1e-3 });
+        // None has more than all of it, whatever a draft says.
+        assert_eq!(BranchCost::of(&branch(4, 0)), BranchCost { rows: 4, seconds: 1e-3 });
+        assert_eq!(BranchCost::of(&Branch::default()), BranchCost::default());
+    }
+}

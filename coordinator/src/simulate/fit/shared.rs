@@ -2,7 +2,7 @@
 
 use speculative::simulation::{InvalidWorld, PassCurve};
 
-use super::{line, rising};
+use super::rising;
 use crate::{report::mean, study::Cell};
 
 /// Messages of a cycle that coordinator and target send and take in: the window and its verdict at both ends, and with a draft the
@@ -13,17 +13,18 @@ const MESSAGES: f64 = 6.0;
 /// From how many sessions in a pass on it says what one more costs.
 const LEAST_SESSIONS: f64 = 1.5;
 
-/// What a message keeps the target's device from its passes: by so much a target's pass is longer where a draft goes ahead at no
-/// distance, for each branch that it sends meanwhile. 0 where nothing shows it.
+/// What a message keeps the target's device from its passes: by so much the target's passes are longer where a draft goes ahead at
+/// no distance, for each branch that it sends meanwhile. 0 where nothing shows it.
 pub(super) fn handling_s(near: &[&Cell]) -> f64 {
-    let of_branch = |cell: &&&Cell| {
-        let gamma = cell.gamma.parse::<usize>().ok().filter(|_| cell.min_confidence == 0.0)?;
+    let of_cell = |cell: &&&Cell| {
+        let gamma = cell.gamma.parse::<usize>().ok().filter(|gamma| *gamma > 0 && cell.min_confidence == 0.0)?;
         let in_turn = near.iter().find(|other| other.in_turn() == Some(gamma))?;
-        let branches = cell.anticipation.as_ref()?.rows as f64 / gamma as f64 / cell.cycles as f64;
+        let branches = cell.anticipation.as_ref()?.rows as f64 / gamma as f64;
         let longer_s = cell.cycle.target_compute_s? - in_turn.cycle.target_compute_s?;
-        (branches > 0.0).then(|| longer_s / branches)
+        (branches > 0.0).then_some((branches, longer_s * cell.cycles as f64))
     };
-    mean(&near.iter().filter_map(|cell| of_branch(&cell)).collect::<Vec<_>>()).unwrap_or(0.0).max(0.0)
+    let all = near.iter().filter_map(|cell| of_cell(&cell)).reduce(|sum, of| (sum.0 + of.0, sum.1 + of.1));
+    all.map_or(0.0, |(branches, longer_s)| (longer_s / branches).max(0.0))
 }
 
 /// A pass of the target that several sessions share, as it is on average.
@@ -35,18 +36,20 @@ struct Pass {
 }
 
 impl Pass {
-    /// Of a cell of plain decoding or of a fixed γ in turn, where a pass takes `beside_s` beside the forward.
+    /// Of a cell of plain decoding or of a fixed γ in turn, where a pass takes `beside_s` beside the forward. `None` where sessions
+    /// seldom meet in one.
     fn of(cell: &Cell, beside_s: f64, handling_s: f64) -> Option<Self> {
         let (window, messages) = match cell.is_ar() {
             true => (1.0, PLAIN_MESSAGES),
             false => (1.0 + cell.in_turn()? as f64, MESSAGES),
         };
         let others_rows = cell.target?.others_rows as f64 / cell.cycles as f64;
-        let sessions = 1.0 + others_rows / window;
+        let sessions = (1.0 + others_rows / window).min(cell.sessions as f64);
         // Those that are not in it have theirs while it lasts.
         let others_s = (cell.sessions as f64 - sessions) * messages * handling_s;
         let seconds = cell.cycle.target_forward_s? + beside_s - others_s;
-        Some(Self { sessions, rows: window + others_rows, seconds })
+        let is_told = sessions >= LEAST_SESSIONS && seconds > 0.0;
+        is_told.then_some(Self { sessions, rows: window * sessions, seconds })
     }
 }
 
@@ -61,13 +64,15 @@ pub(super) fn target_pass(
     let passes: Vec<Pass> = several.iter().filter_map(|cell| Pass::of(cell, beside_s, handling_s)).collect();
     let most_rows = alone.last().map_or(0.0, |last| last.0);
     let curve = PassCurve::new(alone.clone())?;
-    let comparable = passes.iter().filter(|pass| pass.rows <= most_rows && pass.sessions >= LEAST_SESSIONS);
-    let longer_s =
-        comparable.map(|pass| (pass.seconds - between(&curve, pass.rows)) / (pass.sessions - 1.0)).collect::<Vec<_>>();
+    let (comparable, beyond): (Vec<&Pass>, Vec<&Pass>) = passes.iter().partition(|pass| pass.rows <= most_rows);
+    let longer_s: Vec<f64> =
+        comparable.iter().map(|pass| (pass.seconds - between(&curve, pass.rows)) / (pass.sessions - 1.0)).collect();
     let session_s = mean(&longer_s).unwrap_or(0.0).max(0.0);
-    let of_one = |pass: &Pass| (pass.rows, (pass.seconds - session_s * (pass.sessions - 1.0)).max(0.0));
-    let beyond = passes.iter().filter(|pass| pass.rows > most_rows).map(of_one);
-    Ok((rising(alone.into_iter().chain(beyond).collect()), session_s))
+    // What was measured of one session stays as it is.
+    let least_s = alone.last().map_or(0.0, |last| last.1);
+    let of_one = |pass: &Pass| (pass.rows, (pass.seconds - session_s * (pass.sessions - 1.0)).max(least_s));
+    let beyond = rising(beyond.into_iter().map(of_one).collect());
+    Ok((alone.into_iter().chain(beyond).collect(), session_s))
 }
 
 /// A pass of as many rows on average.
@@ -77,16 +82,18 @@ fn between(curve: &PassCurve, rows: f64) -> f64 {
 }
 
 /// Passes of the draft by the sessions that share one, from cells with a fixed γ in turn; a proposal takes `beside_s` beside them.
+/// Each session beyond the first takes as much as those of all cells do by least squares. `None` where they seldom meet.
 pub(super) fn draft_pass(step_s: f64, beside_s: f64, several: &[&Cell]) -> Option<Vec<(f64, f64)>> {
     let shared = several.iter().filter_map(|cell| {
         let gamma = cell.in_turn()? as f64;
         let sessions = 1.0 + cell.draft?.others_rows as f64 / cell.cycles as f64 / gamma;
         Some((sessions - 1.0, (cell.cycle.draft_compute_s? - beside_s) / gamma - step_s))
     });
-    let shared: Vec<(f64, f64)> = shared.collect();
-    let most = shared.iter().map(|(others, _)| *others).fold(0.0, f64::max);
-    let session_s = line(&shared).0.max(0.0);
-    (most > 0.0).then(|| vec![(1.0, step_s), (1.0 + most, step_s + session_s * most)])
+    let shared: Vec<(f64, f64)> = shared.filter(|(others, _)| 1.0 + others >= LEAST_SESSIONS).collect();
+    let most = shared.iter().map(|(others, _)| *others).reduce(f64::max)?;
+    let sum = |of: fn(&(f64, f64)) -> f64| shared.iter().map(of).sum::<f64>();
+    let session_s = (sum(|(others, longer_s)| others * longer_s) / sum(|(others, _)| others * others)).max(0.0);
+    Some(vec![(1.0, step_s), (1.0 + most, step_s + session_s * most)])
 }
 
 #[cfg(test)]
@@ -179,7 +186,7 @@ mod tests {
                 run(0, sessions, sessions as f64, 0),
                 run(2, sessions, share, 0),
                 run(4, sessions, share, 0),
-                run(4, sessions, share, 5),
+                run(4, sessions, share, 8),
             ],
         };
         let model = json!({

@@ -44,7 +44,7 @@ enum Event {
     Close(usize),
     /// These come to the coordinator.
     Proposal(usize, Proposal),
-    Branch(usize, Branch),
+    Branches(usize, Vec<Branch>),
     Verdict(usize, Cost),
     /// A server looks for what waits.
     Wake(usize),
@@ -90,7 +90,7 @@ impl<'a> Run<'a> {
                 Event::Verify(session) => self.verify(session),
                 Event::Close(session) => self.sessions[session].draft.is_over = true,
                 Event::Proposal(session, proposal) => self.proposal(session, proposal),
-                Event::Branch(session, branch) => self.branch(session, branch),
+                Event::Branches(session, branches) => self.branches(session, branches),
                 Event::Verdict(session, cost) => self.commit(session, cost),
                 Event::Wake(server) => self.wake(server),
                 Event::Passed(server) => self.passed(server),
@@ -157,10 +157,11 @@ impl Run<'_> {
         self.window(id, gamma);
     }
 
-    fn branch(&mut self, id: usize, branch: Branch) {
-        self.handle(id, 1, self.clock.now_s());
+    /// Those that grew together come together.
+    fn branches(&mut self, id: usize, branches: Vec<Branch>) {
+        self.handle(id, branches.len(), self.clock.now_s());
         let session = &mut self.sessions[id];
-        session.ahead.take(branch);
+        branches.into_iter().for_each(|branch| session.ahead.take(branch));
         let Some(asked) = &session.asked else { return };
         let Some(branch) = session.ahead.settle(&asked.tokens) else { return };
         // It was drafted before it was asked for: all of the wait is the way of it.
@@ -209,17 +210,20 @@ impl Run<'_> {
             (Side::Draft, Placement::CoLocated) => (Distance::default(), self.times.draft_around_s),
         };
         let now_s = self.clock.now_s();
-        match (side, way) {
-            (Side::Target, _) => self.handle(id, 2, now_s + around_s / 2.0),
-            (Side::Draft, Way::There) => self.handle(id, 1, now_s),
-            (Side::Draft, Way::Back) => {}
+        match (side, way, self.world.placement) {
+            (Side::Target, ..) => self.handle(id, 2, now_s + around_s / 2.0),
+            (Side::Draft, Way::There, Placement::Apart) => self.handle(id, 1, now_s),
+            (Side::Draft, Way::Back, Placement::Apart) => {}
+            // The draft's end of it is there as well.
+            (Side::Draft, Way::There, Placement::CoLocated) => self.handle(id, 2, now_s),
+            (Side::Draft, Way::Back, Placement::CoLocated) => self.handle(id, 1, now_s),
         }
         let link = &mut self.sessions[id].links[side as usize];
         let arrival_s = link.arrival_s(now_s, way, distance, around_s, self.world.seed);
         self.clock.schedule(arrival_s, Turn::Happens, message);
     }
 
-    /// The coordinator or the target sends or takes in so many messages, until then.
+    /// What is on the target's device sends or takes in so many messages, until then.
     fn handle(&mut self, id: usize, messages: usize, until_s: f64) {
         let handling_s = self.times.handling_s;
         if handling_s > 0.0 {
@@ -277,9 +281,10 @@ impl Run<'_> {
                 }
             }
         }
-        for branch in self.sessions[id].draft.send() {
-            self.tally.sent(branch.gamma);
-            self.send(id, Side::Draft, Way::Back, Event::Branch(id, branch));
+        let branches = self.sessions[id].draft.send();
+        if !branches.is_empty() {
+            branches.iter().for_each(|branch| self.tally.sent(branch.gamma));
+            self.send(id, Side::Draft, Way::Back, Event::Branches(id, branches));
         }
         if self.sessions[id].draft.begin() {
             self.enqueue(server, Task::Grow(id));

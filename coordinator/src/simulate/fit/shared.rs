@@ -16,14 +16,14 @@ const LEAST_SESSIONS: f64 = 1.5;
 /// What a message keeps the target's device from its passes: by so much the target's passes are longer where a draft goes ahead at
 /// no distance, for each branch that it sends meanwhile. 0 where nothing shows it.
 pub(super) fn handling_s(near: &[&Cell]) -> f64 {
-    let of_cell = |cell: &&&Cell| {
+    let of_cell = |cell: &&Cell| {
         let gamma = cell.gamma.parse::<usize>().ok().filter(|gamma| *gamma > 0 && cell.min_confidence == 0.0)?;
         let in_turn = near.iter().find(|other| other.in_turn() == Some(gamma))?;
         let branches = cell.anticipation.as_ref()?.rows as f64 / gamma as f64;
         let longer_s = cell.cycle.target_compute_s? - in_turn.cycle.target_compute_s?;
         (branches > 0.0).then_some((branches, longer_s * cell.cycles as f64))
     };
-    let all = near.iter().filter_map(|cell| of_cell(&cell)).reduce(|sum, of| (sum.0 + of.0, sum.1 + of.1));
+    let all = near.iter().filter_map(of_cell).reduce(|sum, of| (sum.0 + of.0, sum.1 + of.1));
     all.map_or(0.0, |(branches, longer_s)| (longer_s / branches).max(0.0))
 }
 
@@ -62,14 +62,13 @@ pub(super) fn target_pass(
     handling_s: f64,
 ) -> Result<(Vec<(f64, f64)>, f64), InvalidWorld> {
     let passes: Vec<Pass> = several.iter().filter_map(|cell| Pass::of(cell, beside_s, handling_s)).collect();
-    let most_rows = alone.last().map_or(0.0, |last| last.0);
+    let (most_rows, least_s) = alone.last().copied().unwrap_or_default();
     let curve = PassCurve::new(alone.clone())?;
     let (comparable, beyond): (Vec<&Pass>, Vec<&Pass>) = passes.iter().partition(|pass| pass.rows <= most_rows);
     let longer_s: Vec<f64> =
         comparable.iter().map(|pass| (pass.seconds - between(&curve, pass.rows)) / (pass.sessions - 1.0)).collect();
     let session_s = mean(&longer_s).unwrap_or(0.0).max(0.0);
     // What was measured of one session stays as it is.
-    let least_s = alone.last().map_or(0.0, |last| last.1);
     let of_one = |pass: &Pass| (pass.rows, (pass.seconds - session_s * (pass.sessions - 1.0)).max(least_s));
     let beyond = rising(beyond.into_iter().map(of_one).collect());
     Ok((alone.into_iter().chain(beyond).collect(), session_s))

@@ -210,13 +210,12 @@ impl Run<'_> {
             (Side::Draft, Placement::CoLocated) => (Distance::default(), self.times.draft_around_s),
         };
         let now_s = self.clock.now_s();
-        match (side, way, self.world.placement) {
-            (Side::Target, ..) => self.handle(id, 2, now_s + around_s / 2.0),
-            (Side::Draft, Way::There, Placement::Apart) => self.handle(id, 1, now_s),
-            (Side::Draft, Way::Back, Placement::Apart) => {}
-            // The draft's end of it is there as well.
-            (Side::Draft, Way::There, Placement::CoLocated) => self.handle(id, 2, now_s),
-            (Side::Draft, Way::Back, Placement::CoLocated) => self.handle(id, 1, now_s),
+        // A co-located draft has its end of it there as well.
+        let of_draft = usize::from(self.world.placement == Placement::CoLocated);
+        match (side, way) {
+            (Side::Target, _) => self.handle(id, 2, now_s + around_s / 2.0),
+            (Side::Draft, Way::There) => self.handle(id, 1 + of_draft, now_s),
+            (Side::Draft, Way::Back) => self.handle(id, of_draft, now_s),
         }
         let link = &mut self.sessions[id].links[side as usize];
         let arrival_s = link.arrival_s(now_s, way, distance, around_s, self.world.seed);
